@@ -1,0 +1,1 @@
+"""The method: pixel contrast, models, data sets and metrics in plain PyTorch."""

@@ -1,0 +1,346 @@
+"""The whole description of one run: typed, frozen, checked where it is made.
+
+Every field is a command-line flag (`--contrast.temperature 0.07`), a name in search spaces, in error messages
+and in reports. Checks that need the data set or the installed packages are in `pipeline.run`, not here.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+Keys = Literal["batch", "pixel", "region", "pixel+region"]
+KeySampling = Literal["random", "hardest", "semi_hard"]
+LabelMode = Literal["nearest", "majority"]
+
+
+def _require(holds: bool, name: str, rule: str, value: object, way_out: str = "") -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {rule}, but got {value}." + (f" {way_out}" if way_out else ""))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The segmentor: a timm backbone, a head, and in training a projection head."""
+
+    backbone: str = "resnet10t"
+    """Any timm model that has `features_only`, by name."""
+
+    pretrained: str = "auto"
+    """false: fresh weights. true: ImageNet weights, from pixcon[lite] where it has them, else timm's hub.
+    auto: from pixcon[lite] where installed, else fresh. Else: path of a .safetensors or .pth file."""
+
+    head: Literal["fcn", "deeplabv3", "hrnet", "ocr"] = "fcn"
+    """fcn: two feature levels, small. The others as in the paper."""
+
+    output_stride: Literal[8, 16, 32] = 16
+    """Input pixels for each pixel of the backbone's last feature map."""
+
+    head_channels: int = 128
+    """Width of the head (paper: 512)."""
+
+    aux_weight: float = 0.4
+    """Factor of the auxiliary cross-entropy, for the heads that have one."""
+
+    projection_dim: int = 256
+    """D, the length of an embedding."""
+
+    def __post_init__(self) -> None:
+        _require(self.head_channels >= 8, "model.head_channels", ">= 8", self.head_channels)
+        _require(self.aux_weight >= 0, "model.aux_weight", ">= 0", self.aux_weight)
+        _require(self.projection_dim >= 2, "model.projection_dim", ">= 2", self.projection_dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastConfig:
+    """The pixel-contrast term. Defaults are the paper's."""
+
+    weight: float = 0.1
+    """Factor of the contrast loss beside cross-entropy; 0 turns the term off."""
+
+    temperature: float = 0.1
+    """Softmax temperature, no unit. Lower weighs hard negatives more."""
+
+    learnable_temperature: bool = False
+    """Train the temperature, starting from the given one."""
+
+    keys: Keys = "pixel+region"
+    """What anchors are compared with: the batch, or the batch and a memory of pixels, regions, or both."""
+
+    key_sampling: KeySampling = "semi_hard"
+    """How each anchor's keys are drawn; semi_hard is a random draw out of the hardest tenth."""
+
+    num_positives: int | None = 1024
+    """Positive keys for each anchor, at most; None takes all."""
+
+    num_negatives: int | None = 2048
+    """Negative keys for each anchor, at most; None takes all."""
+
+    max_anchors: int = 1024
+    """Anchor pixels in one step, at most."""
+
+    max_views: int = 100
+    """Anchor pixels of one class in one image, at most."""
+
+    hard_anchor_ratio: float | None = 0.5
+    """Share of anchors from wrongly predicted pixels; None draws them at random."""
+
+    memory_size: int = 5000
+    """Keys kept for each class and kind."""
+
+    pixels_per_class: int = 10
+    """Pixels of one class stored from one image, at most."""
+
+    warmup_steps: int | None = None
+    """Steps before contrast begins; None is an eighth of train.steps, at most 5000."""
+
+    label_mode: LabelMode = "nearest"
+    """How labels come to feature resolution."""
+
+    def __post_init__(self) -> None:
+        _require(self.weight >= 0, "contrast.weight", ">= 0", self.weight, "0 turns the term off.")
+        _require(self.temperature > 0, "contrast.temperature", "> 0", self.temperature, "The paper uses 0.1.")
+        for name in ("num_positives", "num_negatives"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"contrast.{name}", ">= 1, or None for all", value)
+        off = "To turn the term off, set contrast.weight=0."
+        _require(self.max_anchors >= 1, "contrast.max_anchors", ">= 1", self.max_anchors, off)
+        _require(self.max_views >= 1, "contrast.max_views", ">= 1", self.max_views, off)
+        ratio = self.hard_anchor_ratio
+        _require(ratio is None or 0 <= ratio <= 1, "contrast.hard_anchor_ratio", "in [0, 1], or None", ratio)
+        needs_memory = "To do without memory, set contrast.keys=batch."
+        _require(self.memory_size >= 1, "contrast.memory_size", ">= 1", self.memory_size, needs_memory)
+        _require(
+            self.pixels_per_class >= 1,
+            "contrast.pixels_per_class",
+            ">= 1",
+            self.pixels_per_class,
+            needs_memory,
+        )
+        _require(
+            self.warmup_steps is None or self.warmup_steps >= 0,
+            "contrast.warmup_steps",
+            ">= 0",
+            self.warmup_steps,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig:
+    """From Parquet shards to augmented batches."""
+
+    crop: tuple[int, int] = (128, 128)
+    """Height and width of training crops, in pixels."""
+
+    scale: tuple[float, float] = (0.5, 2.0)
+    """Random resize, smallest and largest factor (paper: 0.5 to 2)."""
+
+    aspect: tuple[float, float] = (0.9, 1.1)
+    """Random width-to-height change, smallest and largest (paper: 0.9 to 1.1)."""
+
+    flip: float = 0.5
+    """Chance of a left-right flip."""
+
+    brightness: int = 10
+    """Brightness shift, at most so many grey levels up or down (paper: 10)."""
+
+    max_class_share: float = 0.75
+    """A crop that one class fills beyond this share is drawn again, up to ten times; 1 takes any."""
+
+    window: int = 64
+    """Images read, decoded and shuffled together."""
+
+    prefetch: int = 4
+    """Batches made ahead of the training step."""
+
+    max_bad_share: float = 0.01
+    """Unreadable or mislabelled images are skipped and named; more than this share of a split, rounded up,
+    ends the run. 0 ends it at the first."""
+
+    def __post_init__(self) -> None:
+        _require(min(self.crop) >= 32, "ingest.crop", "at least 32 32", self.crop)
+        for name in ("scale", "aspect"):
+            low, high = getattr(self, name)
+            _require(0 < low <= high, f"ingest.{name}", "two factors, 0 < smallest <= largest", (low, high))
+        _require(0 <= self.flip <= 1, "ingest.flip", "in [0, 1]", self.flip)
+        _require(0 <= self.brightness <= 255, "ingest.brightness", "in [0, 255]", self.brightness)
+        _require(0 < self.max_class_share <= 1, "ingest.max_class_share", "in (0, 1]", self.max_class_share)
+        _require(self.window >= 1, "ingest.window", ">= 1", self.window)
+        _require(self.prefetch >= 1, "ingest.prefetch", ">= 1", self.prefetch)
+        _require(0 <= self.max_bad_share < 1, "ingest.max_bad_share", "in [0, 1)", self.max_bad_share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The optimisation."""
+
+    steps: int = 400
+    """Optimiser steps."""
+
+    batch_size: int = 8
+    """Images in one step, over all workers together."""
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """sgd has momentum 0.9 (paper)."""
+
+    lr: float = 1e-3
+    """Learning rate at the start; falls to 0 as (1 - step/steps)^0.9 (paper)."""
+
+    lr_warmup_steps: int = 0
+    """Steps in which the learning rate rises from 0."""
+
+    head_lr_factor: float = 1.0
+    """Learning rate of everything but the backbone, as a multiple of lr."""
+
+    weight_decay: float = 0.01
+    """Weight decay; not on biases and norms."""
+
+    clip_norm: float | None = None
+    """Gradients are scaled down to this norm; None leaves them."""
+
+    class_weights: Literal["none", "balanced"] = "balanced"
+    """balanced: rare classes weigh more in cross-entropy, 1 / log(1.02 + share) with mean 1."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Autocast type; auto is bfloat16 where the hardware computes in it."""
+
+    channels_last: bool = True
+    """Memory format of images and convolutions."""
+
+    log_every: int = 10
+    """Steps between two lines of metrics."""
+
+    checkpoint_every: int = 100
+    """Steps between two checkpoints; there is always one at the end."""
+
+    num_workers: int = 1
+    """Processes that train side by side, each on one GPU or on CPU."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU for each worker where the cluster has any."""
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 1, "train.steps", ">= 1", self.steps)
+        _require(self.batch_size >= 1, "train.batch_size", ">= 1", self.batch_size)
+        _require(self.lr > 0, "train.lr", "> 0", self.lr)
+        _require(self.lr_warmup_steps >= 0, "train.lr_warmup_steps", ">= 0", self.lr_warmup_steps)
+        _require(self.head_lr_factor > 0, "train.head_lr_factor", "> 0", self.head_lr_factor)
+        _require(self.weight_decay >= 0, "train.weight_decay", ">= 0", self.weight_decay)
+        _require(
+            self.clip_norm is None or self.clip_norm > 0, "train.clip_norm", "> 0, or None", self.clip_norm
+        )
+        _require(self.log_every >= 1, "train.log_every", ">= 1", self.log_every)
+        _require(self.checkpoint_every >= 1, "train.checkpoint_every", ">= 1", self.checkpoint_every)
+        _require(self.num_workers >= 1, "train.num_workers", ">= 1", self.num_workers)
+        _require(
+            self.batch_size % self.num_workers == 0,
+            "train.batch_size",
+            f"a multiple of train.num_workers ({self.num_workers})",
+            self.batch_size,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run: what is learned from which images, and how."""
+
+    dataset: str = "mini-camvid"
+    """Data set by name; the mini-... ones are made on the spot."""
+
+    data_root: str | None = None
+    """Folder of the data set as its authors lay it out; not needed for the mini-... ones."""
+
+    seed: int = 0
+    """Of weights, order, augmentation and sampling: the same seed gives the same run again."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
+    ingest: IngestConfig = field(default_factory=IngestConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**32, "seed", "in [0, 2^32)", self.seed)
+        stride = self.model.output_stride
+        _require(
+            all(side % stride == 0 for side in self.ingest.crop),
+            "ingest.crop",
+            f"multiples of model.output_stride ({stride})",
+            self.ingest.crop,
+        )
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps before contrast begins: the paper's 5000 of 40 000 as a share of shorter runs."""
+        given = self.contrast.warmup_steps
+        return min(5000, self.train.steps // 8) if given is None else given
+
+
+Section = TypeVar("Section")
+
+
+def override(config: Section, changes: Mapping[str, Any], path: str = "") -> Section:
+    """Return the configuration with some fields changed; its checks run again.
+
+    Args:
+        config: A configuration dataclass.
+        changes: Values by field name; a mapping for a section. Lists stand for tuples, as JSON has them.
+        path: Name of `config` within the whole, for messages.
+
+    Raises:
+        ValueError: If a name is unknown (the message gives the nearest) or a value is of the wrong type.
+    """
+    hints = typing.get_type_hints(type(config))
+    values: dict[str, Any] = {}
+    for name, value in changes.items():
+        full = f"{path}{name}"
+        if name not in hints:
+            near = difflib.get_close_matches(name, hints, n=1)
+            hint = f" Did you mean {path}{near[0]}?" if near else ""
+            raise ValueError(f"There is no setting {full}.{hint} There are: {', '.join(hints)}.")
+        if dataclasses.is_dataclass(hints[name]):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{full} is a section and takes its fields by name, but got {value!r}.")
+            values[name] = override(getattr(config, name), value, f"{full}.")
+            continue
+        if isinstance(value, list):
+            value = tuple(value)
+        if not _fits(value, hints[name]):
+            raise ValueError(f"{full} takes {_type_name(hints[name])}, but got {value!r}.")
+        values[name] = value
+    return dataclasses.replace(config, **values)  # type: ignore[type-var]
+
+
+def flatten(config: object, path: str = "") -> dict[str, Any]:
+    """Return every field's value by its full name, `contrast.temperature` for one."""
+    flat: dict[str, Any] = {}
+    for item in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{path}{item.name}.")
+        else:
+            flat[f"{path}{item.name}"] = value
+    return flat
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is Literal:
+        return value in args
+    if origin is tuple:
+        return isinstance(value, tuple) and len(value) == len(args) and all(map(_fits, value, args))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _type_name(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(map(str, typing.get_args(hint)))
+    return hint.__name__ if isinstance(hint, type) else str(hint)

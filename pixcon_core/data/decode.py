@@ -1,0 +1,113 @@
+"""Image and label files -> arrays. Refuses what is not whole."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+from PIL import Image, UnidentifiedImageError
+
+EXIF_ORIENTATION = 0x0112
+TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture of an EXIF orientation upright. Pillow's own function also rewrites the EXIF data, and
+fails where they are odd."""
+
+
+def decode_image(data: bytes, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "height width 3"]:
+    """Decode an image file of any colour mode to RGB.
+
+    The orientation that a camera noted in EXIF is applied, except where the label was drawn on the picture as
+    it is stored.
+
+    Args:
+        data: The file's bytes: JPEG, PNG or another format that Pillow reads.
+        size: Height and width of the label, if there is one.
+
+    Returns:
+        Colours in 0..255, read-only. 16-bit images are scaled down, alpha is dropped.
+
+    Raises:
+        ValueError: If the data is no image, is cut short, or cannot be turned into RGB.
+    """
+    image = _open(data)
+    turn = TO_UPRIGHT.get(_orientation(image))
+    if turn is not None:
+        upright = image.transpose(turn)
+        only_stored_fits = size is not None and image.size == size[::-1] != upright.size
+        image = image if only_stored_fits else upright
+    return np.asarray(_to_rgb(image))
+
+
+def decode_label(data: bytes) -> UInt8[np.ndarray, "height width"]:
+    """Decode a label PNG of train ids, as `encode_label` wrote it."""
+    return np.asarray(_open(data))
+
+
+def encode_label(ids: UInt8[np.ndarray, "height width"]) -> bytes:
+    """Encode train ids as a grey PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(ids).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def read_label_png(path: Path) -> Shaped[np.ndarray, "height width *colour"]:
+    """Read a label image as it is: ids, palette indices, or (H, W, 3) colours.
+
+    Raises:
+        ValueError: If the file is no image or is cut short.
+    """
+    image = _open(path.read_bytes())
+    if image.mode in ("RGBA", "LA"):
+        image = image.convert(image.mode[:-1])
+    raw = np.asarray(image)
+    if raw.dtype == bool:
+        return raw.astype(np.uint8)
+    if raw.ndim == 3 and (raw == raw[..., :1]).all():
+        return raw[..., 0]  # ids saved by a tool that only writes RGB
+    return raw
+
+
+def _open(data: bytes) -> Image.Image:
+    """Open and decode the whole image, so that damage shows here and not later."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large images (89 megapixels) and refuses those of twice that.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+            image.load()
+    except UnidentifiedImageError:
+        raise ValueError("it is not an image, or of an unknown format") from None
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        # Pillow raises SyntaxError for broken PNG chunks.
+        raise ValueError(f"it cannot be decoded: {error}") from None
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(EXIF_ORIENTATION, 1))
+    except Exception:  # whatever Pillow meets in damaged EXIF data; the picture itself is whole
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):  # "I;16", "I;16B", and "I" of 32 bit, which holds 16-bit values
+        wide = np.asarray(image).clip(0, 65535).astype(np.uint32)
+        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    elif image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # straight to RGB warns where the palette has transparency
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise ValueError(f"its colour mode {image.mode} cannot be turned into RGB: {error}") from None

@@ -1,0 +1,197 @@
+"""A user's own data: folders of images and masks, described by a short TOML or YAML file.
+
+For example `fields.toml`, next to the folders that it names::
+
+    classes = ["soil", "crop", "weed"]
+    ignore = [3]                                  # optional: more ids to leave out, besides 255
+    colours = [[90, 60, 40], [0, 160, 0], [200, 0, 60]]   # optional
+
+    [splits.train]
+    images = "train/images"
+    masks = "train/masks"
+
+    [splits.val]
+    images = "val/images"
+    masks = "val/masks"
+
+A mask has the name of its image and holds ids 0, 1, 2 in the order of `classes`, or the classes' `colours`.
+Other ids are given with the names: `classes = { soil = 0, crop = 7, weed = 12 }`.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml  # type: ignore[import-untyped, unused-ignore]
+from jaxtyping import Shaped, UInt8
+
+from pixcon_core.data.labels import IGNORE_INDEX, Colour, IdTable, colours_to_ids
+from pixcon_core.data.palette import bit_palette
+from pixcon_core.data.spec import DatasetSpec, Pair, no_pairs
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+FIELDS = ("name", "classes", "ignore", "colours", "splits")
+
+
+@dataclass(frozen=True)
+class _Folders:
+    """Finds the pairs; relative folders are looked up in the root."""
+
+    name: str
+    splits: Mapping[str, tuple[str, str]]
+
+    def __call__(self, root: Path, split: str) -> list[Pair]:
+        if split not in self.splits:
+            raise ValueError(f"{self.name} has no split {split!r}; there are {', '.join(self.splits)}.")
+        images, masks = (root / folder for folder in self.splits[split])
+        found = [p for p in images.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES]
+        if not found:
+            raise no_pairs(
+                self.name, split, images, f"images with one of the endings {' '.join(IMAGE_SUFFIXES)}"
+            )
+        by_name = {p.stem: p for p in masks.glob("*") if p.suffix.lower() in MASK_SUFFIXES}
+        stems = [p.stem for p in found]
+        if len(set(stems)) < len(stems):
+            twice = next(stem for stem in sorted(stems) if stems.count(stem) > 1)
+            raise ValueError(
+                f"{self.name}: {images} has two images of the name {twice!r}. Rename one of them."
+            )
+        return sorted(Pair(p.stem, p, by_name.get(p.stem)) for p in found)
+
+
+@dataclass(frozen=True)
+class _ToTrainIds:
+    """Translates masks of ids, and of colours where there are any."""
+
+    name: str
+    table: IdTable
+    colours: Mapping[Colour, int]
+
+    def __call__(self, raw: Shaped[np.ndarray, "height width *colour"]) -> UInt8[np.ndarray, "height width"]:
+        if raw.ndim == 3 and self.colours:
+            return colours_to_ids(raw, self.colours, self.name)
+        return self.table(raw)
+
+
+def load_folder_spec(path: Path) -> DatasetSpec:
+    """Read a description of own data (see the module's example).
+
+    Args:
+        path: A .toml, .yaml or .yml file. Its folders are relative to the root that `find_pairs` is given;
+            take the file's own folder unless the data lie elsewhere.
+
+    Raises:
+        ValueError: If the file is missing, does not parse, or says something that does not fit; the message
+            lists all of it.
+    """
+    text = _parse(path)
+    wrong = [f"there is no field {key!r}; there are {', '.join(FIELDS)}" for key in text if key not in FIELDS]
+    name = text.get("name", path.stem)
+    if not isinstance(name, str):
+        wrong.append(f"name must be a text, but is {name!r}")
+    ids = _class_ids(text.get("classes"), wrong)
+    ignored = text.get("ignore", [])
+    if not (isinstance(ignored, list) and all(_is_id(i) for i in ignored)):
+        wrong.append(f"ignore must be a list of ids in 0..255, but is {ignored!r}")
+        ignored = []
+    if both := sorted(set(ignored) & set(ids.values())):
+        wrong.append(f"ids {both} are both ignored and of a class")
+    colours = _colours(text.get("colours"), len(ids), wrong)
+    splits = _splits(text.get("splits"), wrong)
+    if wrong:
+        raise ValueError(f"{path}: " + "; ".join(wrong) + '. An example is in the README under "Datasets".')
+    train_ids = dict.fromkeys(ignored, IGNORE_INDEX) | {raw: i for i, raw in enumerate(ids.values())}
+    table = IdTable(name, train_ids, f"{', '.join(map(str, sorted(train_ids)))} and 255 to ignore")
+    return DatasetSpec(
+        name=name,
+        classes=tuple(ids),
+        palette=colours or bit_palette(len(ids)),
+        splits=tuple(splits),
+        find_pairs=_Folders(name, splits),
+        to_train_ids=_ToTrainIds(name, table, {colour: i for i, colour in enumerate(colours)}),
+    )
+
+
+def _parse(path: Path) -> Mapping[str, Any]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}.") from error
+    try:
+        if path.suffix == ".toml":
+            text = tomllib.loads(data.decode())
+        elif path.suffix in (".yaml", ".yml"):
+            text = yaml.safe_load(data)
+        else:
+            raise ValueError(f"{path}: a description of data ends in .toml, .yaml or .yml.")
+    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is not valid {path.suffix[1:].upper()}: {error}") from error
+    if not isinstance(text, dict):
+        raise ValueError(f"{path}: must have fields {', '.join(FIELDS)}, but holds {text!r}.")
+    return text
+
+
+def _class_ids(classes: object, wrong: list[str]) -> dict[str, int]:
+    """Return raw ids by class name; what is wrong is added to `wrong`."""
+    if isinstance(classes, list):
+        if len(set(map(str, classes))) < len(classes):
+            wrong.append(f"classes has a name twice: {classes}")
+        classes = {name: i for i, name in enumerate(classes)}
+    if not isinstance(classes, dict) or len(classes) < 2:
+        wrong.append(f"classes must be two names or more, or a table of name = id, but is {classes!r}")
+        return {}
+    if not all(isinstance(name, str) for name in classes):
+        wrong.append(f"names of classes must be texts, but are {list(classes)}")
+    if not all(_is_id(i) and i != IGNORE_INDEX for i in classes.values()):
+        wrong.append(f"ids of classes must be numbers in 0..254, but are {list(classes.values())}")
+        return {}
+    if len(set(classes.values())) < len(classes):
+        wrong.append(f"two classes have the same id: {classes}")
+    return classes
+
+
+def _colours(colours: object, count: int, wrong: list[str]) -> tuple[Colour, ...]:
+    if colours is None:
+        return ()
+    if not (isinstance(colours, list) and all(_is_colour(c) for c in colours)):
+        wrong.append(f"colours must be a list of [red, green, blue], each in 0..255, but is {colours!r}")
+        return ()
+    if count and len(colours) != count:
+        wrong.append(
+            f"there must be one colour for each class, but there are {len(colours)} for {count} classes"
+        )
+    if len({tuple(c) for c in colours}) < len(colours):
+        wrong.append("two classes have the same colour")
+    return tuple((red, green, blue) for red, green, blue in colours)
+
+
+def _splits(splits: object, wrong: list[str]) -> dict[str, tuple[str, str]]:
+    if not isinstance(splits, dict) or not {"train", "val"} <= set(splits):
+        wrong.append(f"there must be sections splits.train and splits.val, but splits is {splits!r}")
+        return {}
+    for name, folders in splits.items():
+        if not (
+            isinstance(folders, dict)
+            and set(folders) == {"images", "masks"}
+            and all(isinstance(folder, str) for folder in folders.values())
+        ):
+            wrong.append(f"splits.{name} must name the folders images and masks, but is {folders!r}")
+            return {}
+    return {name: (folders["images"], folders["masks"]) for name, folders in splits.items()}
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255
+
+
+def _is_colour(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(map(_is_id, value))

@@ -1,0 +1,98 @@
+"""Writes a whole miniature data set, or nothing."""
+
+import json
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from pixcon_core.data.spec import DatasetSpec
+
+DRAWING = 1
+"""Raised when the same seed no longer gives the same pictures."""
+
+STAMP = "miniature.json"
+
+
+def image_rng(seed: int, split: str, index: int) -> np.random.Generator:
+    """Return the randomness of one image: its own, whatever the number of images."""
+    return np.random.default_rng([seed, zlib.crc32(split.encode()), index])
+
+
+def write_miniature(
+    spec: DatasetSpec,
+    root: Path,
+    *,
+    seed: int = 0,
+    num_train: int = 300,
+    num_val: int = 80,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Draw a data set into `root`, if it is not there.
+
+    Everything is written beside `root` and renamed at the end, so that an interrupted run leaves nothing that
+    looks whole.
+
+    Args:
+        spec: One of the mini-... data sets.
+        root: Folder to make.
+        seed: Of all scenes; image i of a split is the same whatever the counts.
+        num_train: Images of the training split.
+        num_val: Images of the validation split.
+        progress: Called with how many images are done, and of how many.
+
+    Returns:
+        `root`.
+
+    Raises:
+        ValueError: If `spec` cannot be drawn, or `root` is there and holds something else.
+    """
+    if spec.mini is None:
+        raise ValueError(f"{spec.name} cannot be made on the spot; only the mini-... data sets can.")
+    counts = {"train": num_train, "val": num_val}
+    stamp: dict[str, str | int] = {"dataset": spec.name, "drawing": DRAWING, "seed": seed, **counts}
+    if root.exists() and any(root.iterdir()):
+        _check_stamp(root, stamp)
+        return root
+    root.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    try:
+        draft.chmod(0o755)  # mkdtemp's folders are the owner's alone
+        done = 0
+        for split, count in counts.items():
+            for index in range(count):
+                spec.mini(draft, split, index, seed)
+                done += 1
+                if progress is not None:
+                    progress(done, num_train + num_val)
+        (draft / STAMP).write_text(json.dumps(stamp, indent=2) + "\n")
+        _move(draft, root, stamp)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return root
+
+
+def _move(draft: Path, root: Path, stamp: dict[str, str | int]) -> None:
+    try:
+        draft.rename(root)
+    except OSError:
+        if not root.exists():
+            raise
+        _check_stamp(root, stamp)  # another process was faster
+
+
+def _check_stamp(root: Path, stamp: dict[str, str | int]) -> None:
+    """Refuse a folder that is not the miniature asked for."""
+    file = root / STAMP
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError):
+        found = None
+    if found != stamp:
+        raise ValueError(
+            f"{root} is there already and is not the miniature asked for: its {STAMP} should say {stamp}, "
+            f"but says {found}. Delete the folder or name another one."
+        )

@@ -1,0 +1,223 @@
+"""`PixelContrast` as a training loop meets it."""
+
+import copy
+import io
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from pixcon_core.contrast import PixelContrast
+from pixcon_core.contrast.labels import resize_nearest
+from pixcon_core.contrast.module import check_choice
+
+
+@pytest.fixture
+def inputs():
+    return torch.randn(2, 8, 8, 8, requires_grad=True), torch.randint(4, (2, 32, 32)), torch.randn(2, 4, 8, 8)
+
+
+def make(**settings):
+    return PixelContrast(4, 8, **({"warmup_steps": 0, "memory_size": 20} | settings))
+
+
+def test_defaults_are_the_papers():
+    module = PixelContrast(19, 256)
+    assert module.memory.keys.shape == (19, 2, 5000, 256)
+    assert (module.settings.max_anchors, module.settings.max_views) == (1024, 100)
+    assert (module.settings.num_positives, module.settings.num_negatives) == (1024, 2048)
+    assert module.settings.warmup_steps == 5000
+    assert module.temperature.item() == pytest.approx(0.1)
+
+
+def test_eval_computes_the_loss_and_changes_nothing(inputs):
+    module = make(warmup_steps=3)
+    module(*inputs)
+    before = copy.deepcopy(module.state_dict())
+    module.eval()
+    assert module(*inputs).loss.item() > 0
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    with torch.no_grad():
+        assert not module(*inputs).loss.requires_grad
+
+
+@pytest.mark.parametrize("predictions", ["ids", "logits", "large logits"])
+def test_predictions_decide_which_anchors_are_hard(inputs, predictions):
+    embeddings, labels, _ = inputs
+    ids = resize_nearest(labels, (8, 8))
+    ids[..., ::2] = (ids[..., ::2] + 1) % 4
+    logits = torch.nn.functional.one_hot(ids, 4).permute(0, 3, 1, 2).float()
+    given = {
+        "ids": ids,
+        "logits": logits,
+        "large logits": logits.repeat_interleave(4, 2).repeat_interleave(4, 3),
+    }
+    for ratio in (0.0, 0.5, 1.0):
+        module = make(max_views=2, hard_anchor_ratio=ratio)
+        share = module(embeddings, labels, given[predictions]).stats.hard_share.item()
+        assert share == pytest.approx(ratio)
+
+
+def test_the_same_seed_gives_the_same_result_and_another_another(inputs):
+    losses = [make(seed=seed, max_anchors=20)(*inputs).loss.item() for seed in (3, 3, 4)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_generator_decides_all_draws(inputs):
+    module = make(seed=0, max_anchors=20, keys="batch")
+    losses = [
+        module(*inputs, generator=torch.Generator().manual_seed(seed)).loss.item() for seed in (1, 1, 2)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_steps_differ_in_their_draws(inputs):
+    module = make(max_anchors=20, keys="batch")
+    assert module(*inputs).loss.item() != module(*inputs).loss.item()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_the_loss_is_that_of_float32(inputs, dtype):
+    embeddings, labels, logits = inputs
+    embeddings = embeddings.detach().to(dtype)
+    expected = make()(embeddings.float(), labels, logits).loss
+    embeddings.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        module = make()
+        loss = module(embeddings, labels, logits.to(dtype)).loss
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert embeddings.grad.dtype == dtype
+    assert embeddings.grad.abs().sum() > 0
+    assert module.memory.keys.dtype == torch.float32
+
+
+def test_channels_last_embeddings_give_the_same(inputs):
+    embeddings, labels, logits = inputs
+    other = embeddings.detach().to(memory_format=torch.channels_last).requires_grad_()
+    outputs = [make()(x, labels, logits).loss for x in (embeddings, other)]
+    for loss in outputs:
+        loss.backward()
+    assert outputs[0].item() == pytest.approx(outputs[1].item())
+    torch.testing.assert_close(embeddings.grad, other.grad)
+
+
+def test_the_state_survives_both_file_formats(inputs):
+    module = make(learnable_temperature=True, seed=7)
+    module(*inputs)
+    buffer = io.BytesIO()
+    torch.save(module.state_dict(), buffer)
+    buffer.seek(0)
+    expected = copy.deepcopy(module)(*inputs).loss.item()
+    for state in (load(save(module.state_dict())), torch.load(buffer, weights_only=True)):
+        again = make(learnable_temperature=True)
+        again.load_state_dict(state)
+        assert again(*inputs).loss.item() == expected
+
+
+def test_the_state_loads_into_another_memory_size(inputs):
+    module = make()
+    module(*inputs)
+    smaller = make(memory_size=3)
+    smaller.load_state_dict(module.state_dict())
+    assert smaller.memory.written.max() == 3
+    assert smaller.step.item() == 1
+    assert smaller(*inputs).loss.isfinite()
+
+
+def test_a_sample_of_the_keys_stands_for_all(inputs):
+    """The exact hardest tenth and that of a sample are near each other where keys are many."""
+    embeddings, labels = torch.randn(2, 8, 16, 16), torch.randint(4, (2, 16, 16))
+    losses = []
+    for num_candidates in (None, 1000):
+        module = make(
+            memory_size=2000,
+            pixels_per_class=2000,
+            keys="pixel",
+            num_candidates=num_candidates,
+            num_negatives=70,
+            num_positives=70,
+            hard_anchor_ratio=None,
+            max_anchors=64,
+        )
+        for seed in range(12):
+            torch.manual_seed(seed)
+            module(torch.randn(2, 8, 16, 16), torch.randint(4, (2, 16, 16)))
+        assert module.memory.written.sum() > 5000
+        out = module(embeddings, labels)
+        assert out.stats.negatives.item() == 70
+        losses.append(out.loss.item())
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": 0.0}, "contrast.temperature must be > 0"),
+        ({"memory_size": 0}, "contrast.keys=batch"),
+        ({"max_anchors": 0}, "contrast.max_anchors must be >= 1"),
+        ({"hard_anchor_ratio": 1.5}, "contrast.hard_anchor_ratio must be in"),
+        ({"num_candidates": 0}, "num_candidates must be >= 1"),
+        ({"min_share": 2.0}, "min_share must be in"),
+        ({"num_negatives": 0}, "contrast.num_negatives must be >= 1"),
+    ],
+)
+def test_wrong_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        make(**settings)
+
+
+def test_wrong_choices_are_named():
+    with pytest.raises(ValueError, match=r"contrast\.keys must be one of batch, pixel, but got 'queue'"):
+        check_choice("keys", "queue", ("batch", "pixel"))
+
+
+def test_wrong_inputs_are_named(inputs):
+    embeddings, labels, logits = inputs
+    module = make()
+    with pytest.raises(ValueError, match="dim=8 channels, but got 5"):
+        module(embeddings[:, :5], labels, logits)
+    with pytest.raises(ValueError, match="predictions must be given"):
+        module(embeddings, labels)
+    with pytest.raises(ValueError, match="ignore_index=255, but got 9"):
+        module(embeddings, labels + (labels == 3) * 6, logits)
+
+
+COMPILED = """
+import torch
+from pixcon_core.contrast import PixelContrast
+
+torch.manual_seed(0)
+settings = dict(warmup_steps=1, memory_size=20, max_anchors=40, num_positives=3, num_negatives=5)
+eager, other = PixelContrast(4, 8, **settings), PixelContrast(4, 8, **settings)
+compiled = torch.compile(other, backend="aot_eager")
+for step in range(4):
+    grads, losses = [], []
+    for module in (eager, compiled):
+        torch.manual_seed(step)
+        x = torch.randn(2, 8, 8, 8, requires_grad=True)
+        loss = module(x, torch.randint(4, (2, 16, 16)), torch.randn(2, 4, 8, 8)).loss
+        loss.backward()
+        grads.append(x.grad)
+        losses.append(loss.item())
+    assert abs(losses[0] - losses[1]) <= 1e-5 * losses[0], losses
+    torch.testing.assert_close(*grads)
+for name, value in eager.state_dict().items():
+    torch.testing.assert_close(value, other.state_dict()[name])
+
+counters = torch._dynamo.utils.counters
+breaks = {reason.splitlines()[0]: count for reason, count in counters["graph_break"].items()}
+print("graph breaks:", sum(breaks.values()), breaks)
+print("graphs:", counters["stats"]["unique_graphs"])
+"""
+
+
+def test_compiled_it_does_the_same_with_one_graph_break_before_the_work():
+    """In a process of its own: run-time type checks of the other tests are not part of the program."""
+    run = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "graph breaks: 1 " in run.stdout, run.stdout

@@ -1,0 +1,1 @@
+"""Search spaces: which settings move, in what range. Names of settings only, nothing of ours is imported."""
