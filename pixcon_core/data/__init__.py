@@ -43,9 +43,7 @@ def make_miniature(
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Draw the miniature data set `name` into `root`, if it is not there (see `write_miniature`)."""
-    return write_miniature(
-        DATASETS[name], root, seed=seed, num_train=num_train, num_val=num_val, progress=progress
-    )
+    return write_miniature(DATASETS[name], root, seed=seed, num_train=num_train, num_val=num_val, progress=progress)
 
 
 __all__ = [

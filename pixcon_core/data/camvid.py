@@ -13,7 +13,7 @@ from PIL import Image
 from pixcon_core.data.labels import IGNORE_INDEX, IdTable, colours_to_ids
 from pixcon_core.data.miniature.street import draw_street
 from pixcon_core.data.miniature.write import image_rng
-from pixcon_core.data.spec import DatasetSpec, Pair, no_pairs
+from pixcon_core.data.spec import DatasetSpec, Pair, if_there, no_pairs, visible_files
 
 CLASSES = (
     "sky",
@@ -42,6 +42,7 @@ PALETTE = (
     (0, 128, 192),
 )
 VOID = 11
+SEQUENCES = ("0001TP", "0006R0", "0016E5", "Seq05VD")
 RAW_SUFFIXES = (".png", ".jpg")
 
 # Colours of the original release's label_colors.txt. The grouping is that of SegNet's training, as listed in
@@ -99,30 +100,36 @@ def find_pairs(root: Path, split: str) -> list[Pair]:
         folder = original
     else:
         folder = root / split
-        images = (path for path in folder.glob("*") if path.suffix.lower() in RAW_SUFFIXES)
+        images = (path for path in visible_files(folder, "*") if path.suffix.lower() in RAW_SUFFIXES)
         labels = root / f"{split}annot"
-        pairs = [Pair(image.stem, image, _if_there(labels / f"{image.stem}.png")) for image in images]
+        pairs = [Pair(image.stem, image, if_there(labels / f"{image.stem}.png")) for image in images]
     if not pairs:
-        raise no_pairs("camvid", split, folder, f"{split}/*.png (or .jpg) and {split}annot/*.png")
+        layout = (
+            f"{split}/*.png (or .jpg) and {split}annot/*.png, or the original 701_StillsRaw_full/*.png and "
+            "LabeledApproved_full/*_L.png"
+        )
+        raise no_pairs("camvid", split, folder, layout)
     return sorted(pairs)
 
 
 def _original_pairs(root: Path, images: Path, split: str) -> list[Pair]:
     labels = root / "LabeledApproved_full"
     return [
-        Pair(image.stem, image, _if_there(labels / f"{image.stem}_L.png"))
-        for image in images.glob("*.png")
+        Pair(image.stem, image, if_there(labels / f"{image.stem}_L.png"))
+        for image in visible_files(images, "*.png")
         if original_split(image.stem) == split
     ]
 
 
-def original_split(frame: str) -> str:
+def original_split(frame: str) -> str | None:
     """Return the split of a frame of the original release: train 367, val 101, test 233.
 
     The customary split follows the sequences: the one filmed at dusk (0001TP) is halved between train and
-    test, and val is the stretch of 0016E5 that was labelled at 15 Hz.
+    test, and val is the stretch of 0016E5 that was labelled at 15 Hz. None for what is no frame.
     """
-    sequence, number = frame.rsplit("_", 1)
+    sequence, _, number = frame.rpartition("_")
+    if sequence not in SEQUENCES or not number.removeprefix("f").isdecimal():
+        return None
     if sequence == "Seq05VD":
         return "test"
     if sequence == "0001TP":
@@ -130,10 +137,6 @@ def original_split(frame: str) -> str:
     if sequence == "0016E5" and 7959 <= int(number) <= 8159:
         return "val"
     return "train"
-
-
-def _if_there(path: Path) -> Path | None:
-    return path if path.is_file() else None
 
 
 CAMVID = DatasetSpec(

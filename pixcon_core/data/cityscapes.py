@@ -7,7 +7,7 @@ from PIL import Image
 from pixcon_core.data.labels import IGNORE_INDEX, IdTable
 from pixcon_core.data.miniature.street import draw_street
 from pixcon_core.data.miniature.write import image_rng
-from pixcon_core.data.spec import DatasetSpec, Pair, no_pairs
+from pixcon_core.data.spec import DatasetSpec, Pair, if_there, no_pairs, visible_files
 
 RAW_IDS = {
     "road": 7,
@@ -68,10 +68,10 @@ def find_pairs(root: Path, split: str) -> list[Pair]:
     """Find the images of all cities and their fine labels; a pair's id is its file name's common part."""
     folder = root / "leftImg8bit" / split
     pairs = []
-    for image in folder.glob("*/*_leftImg8bit.png"):
+    for image in visible_files(folder, "*/*_leftImg8bit.png"):
         name = image.name.removesuffix("_leftImg8bit.png")
         label = root / "gtFine" / split / image.parent.name / f"{name}_gtFine_labelIds.png"
-        pairs.append(Pair(name, image, label if label.is_file() else None))
+        pairs.append(Pair(name, image, if_there(label)))
     if not pairs:
         layout = f"leftImg8bit/{split}/CITY/*_leftImg8bit.png and gtFine/{split}/CITY/*_gtFine_labelIds.png"
         raise no_pairs("cityscapes", split, folder, layout)

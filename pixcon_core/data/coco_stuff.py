@@ -16,7 +16,7 @@ from pixcon_core.data.mat import read_label_mat
 from pixcon_core.data.miniature.places import draw_place
 from pixcon_core.data.miniature.write import image_rng
 from pixcon_core.data.palette import bit_palette
-from pixcon_core.data.spec import DatasetSpec, Pair, no_pairs
+from pixcon_core.data.spec import DatasetSpec, Pair, if_there, no_pairs, visible_files
 
 RAW_IDS = {
     "person": 1,
@@ -211,11 +211,9 @@ to_train_ids_10k = IdTable(
 def find_pairs(root: Path, split: str) -> list[Pair]:
     """Find the images of the 164k release; the maps may lie in any of the customary folders."""
     folder = root / "images" / f"{split}2017"
-    maps = [
-        root / sub / f"{split}2017" for sub in ("annotations/stuffthingmaps", "stuffthingmaps", "annotations")
-    ]
+    maps = [root / sub / f"{split}2017" for sub in ("annotations/stuffthingmaps", "stuffthingmaps", "annotations")]
     labels = next((path for path in maps if path.is_dir()), maps[0])
-    pairs = [Pair(p.stem, p, _if_there(labels / f"{p.stem}.png")) for p in folder.glob("*.jpg")]
+    pairs = [Pair(p.stem, p, if_there(labels / f"{p.stem}.png")) for p in visible_files(folder, "*.jpg")]
     if not pairs:
         layout = f"images/{split}2017/*.jpg and stuffthingmaps/{split}2017/*.png"
         raise no_pairs("coco-stuff", split, folder, layout)
@@ -225,16 +223,12 @@ def find_pairs(root: Path, split: str) -> list[Pair]:
 def find_pairs_10k(root: Path, split: str) -> list[Pair]:
     """Find the images of the 10k release; val is what its authors call test."""
     listed = root / "imageLists" / f"{ {'val': 'test'}.get(split, split) }.txt"
-    ids = sorted(listed.read_text().split()) if listed.is_file() else []
+    ids = sorted(set(listed.read_text().split())) if listed.is_file() else []
     if not ids:
         raise no_pairs(
             "coco-stuff-10k", split, listed, "imageLists/{train,test}.txt, images/*.jpg and annotations/*.mat"
         )
-    return [Pair(i, root / "images" / f"{i}.jpg", _if_there(root / "annotations" / f"{i}.mat")) for i in ids]
-
-
-def _if_there(path: Path) -> Path | None:
-    return path if path.is_file() else None
+    return [Pair(i, root / "images" / f"{i}.jpg", if_there(root / "annotations" / f"{i}.mat")) for i in ids]
 
 
 def read_label_10k(path: Path) -> Shaped[np.ndarray, "height width"]:
@@ -289,6 +283,7 @@ def write_mini_pair(root: Path, split: str, index: int, seed: int) -> None:
     images, maps = root / "images" / f"{split}2017", root / "stuffthingmaps" / f"{split}2017"
     for folder in (images, maps):
         folder.mkdir(parents=True, exist_ok=True)
-    ids = {name: RAW_IDS[MINI_NAMES.get(name, name)] - 1 for name in scene.names}
+    classes = {name: MINI_NAMES.get(name, name) for name in scene.names}
+    ids = {name: RAW_IDS[of] - 1 for name, of in classes.items() if of in RAW_IDS}
     Image.fromarray(scene.image).save(images / f"{index:012d}.jpg", quality=92)
     Image.fromarray(scene.ids(ids, default=UNLABELLED)).save(maps / f"{index:012d}.png")

@@ -8,6 +8,9 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image, UnidentifiedImageError
 
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
+"""Pillow would try more, some of which start another program (EPS)."""
+
 EXIF_ORIENTATION = 0x0112
 TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -29,27 +32,29 @@ def decode_image(data: bytes, size: tuple[int, int] | None = None) -> UInt8[np.n
     it is stored.
 
     Args:
-        data: The file's bytes: JPEG, PNG or another format that Pillow reads.
+        data: The file's bytes, in one of `FORMATS`.
         size: Height and width of the label, if there is one.
 
     Returns:
         Colours in 0..255, read-only. 16-bit images are scaled down, alpha is dropped.
 
     Raises:
-        ValueError: If the data is no image, is cut short, or cannot be turned into RGB.
+        ValueError: If the data is no image, is cut short, or cannot be turned into RGB. Damage in the middle of a
+            JPEG goes unnoticed where it decodes to something: JPEG has no checksums, and Pillow does not pass on
+            what its decoder warns of.
     """
-    image = _open(data)
+    image = open_whole(data)
     turn = TO_UPRIGHT.get(_orientation(image))
     if turn is not None:
         upright = image.transpose(turn)
         only_stored_fits = size is not None and image.size == size[::-1] != upright.size
         image = image if only_stored_fits else upright
-    return np.asarray(_to_rgb(image))
+    return np.asarray(to_rgb(image))
 
 
 def decode_label(data: bytes) -> UInt8[np.ndarray, "height width"]:
     """Decode a label PNG of train ids, as `encode_label` wrote it."""
-    return np.asarray(_open(data))
+    return np.asarray(open_whole(data))
 
 
 def encode_label(ids: UInt8[np.ndarray, "height width"]) -> bytes:
@@ -63,32 +68,38 @@ def read_label_png(path: Path) -> Shaped[np.ndarray, "height width *colour"]:
     """Read a label image as it is: ids, palette indices, or (H, W, 3) colours.
 
     Raises:
-        ValueError: If the file is no image or is cut short.
+        ValueError: If the file is no image, is damaged or cut short.
     """
-    image = _open(path.read_bytes())
+    return as_stored(open_whole(path.read_bytes()))
+
+
+def as_stored(image: Image.Image) -> Shaped[np.ndarray, "height width *colour"]:
+    """Return the numbers of an image's pixels, without alpha; black and white are 0 and 1."""
     if image.mode in ("RGBA", "LA"):
         image = image.convert(image.mode[:-1])
     raw = np.asarray(image)
-    if raw.dtype == bool:
-        return raw.astype(np.uint8)
-    if raw.ndim == 3 and (raw == raw[..., :1]).all():
-        return raw[..., 0]  # ids saved by a tool that only writes RGB
-    return raw
+    return raw.astype(np.uint8) if raw.dtype == bool else raw
 
 
-def _open(data: bytes) -> Image.Image:
-    """Open and decode the whole image, so that damage shows here and not later."""
+def open_whole(data: bytes) -> Image.Image:
+    """Open and decode the whole image, so that damage shows here and not later.
+
+    Raises:
+        ValueError: If the data is no image, is damaged or cut short.
+    """
     try:
         with warnings.catch_warnings():
             # Pillow warns of large images (89 megapixels) and refuses those of twice that.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.format == "PNG":
+                image.verify()  # decoding skips the checksums; after this the file must be opened anew
+                image = Image.open(io.BytesIO(data), formats=FORMATS)
             image.load()
     except UnidentifiedImageError:
         raise ValueError("it is not an image, or of an unknown format") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        # Pillow raises SyntaxError for broken PNG chunks.
-        raise ValueError(f"it cannot be decoded: {error}") from None
+    except Exception as error:  # for damaged files Pillow raises what it meets: SyntaxError, struct.error, ...
+        raise ValueError(f"it cannot be decoded: {str(error) or type(error).__name__}") from None
     return image
 
 
@@ -99,7 +110,12 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn an image of any mode into RGB: 16 bits are scaled down, alpha is dropped.
+
+    Raises:
+        ValueError: If its mode is not one of colours.
+    """
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I"):  # "I;16", "I;16B", and "I" of 32 bit, which holds 16-bit values

@@ -16,10 +16,14 @@ For example `fields.toml`, next to the folders that it names::
 
 A mask has the name of its image and holds ids 0, 1, 2 in the order of `classes`, or the classes' `colours`.
 Other ids are given with the names: `classes = { soil = 0, crop = 7, weed = 12 }`.
+
+For black and white masks, `classes = ["ground", "plant"]` with `colours = [[0, 0, 0], [255, 255, 255]]`: where all
+colours are greys, a grey mask holds them instead of ids. Without `colours`, 255 is ignored.
 """
 
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +32,10 @@ import numpy as np
 import yaml  # type: ignore[import-untyped, unused-ignore]
 from jaxtyping import Shaped, UInt8
 
+from pixcon_core.data.decode import as_stored, open_whole, read_label_png, to_rgb
 from pixcon_core.data.labels import IGNORE_INDEX, Colour, IdTable, colours_to_ids
 from pixcon_core.data.palette import bit_palette
-from pixcon_core.data.spec import DatasetSpec, Pair, no_pairs
+from pixcon_core.data.spec import DatasetSpec, Pair, no_pairs, visible_files
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -53,19 +58,19 @@ class _Folders:
         if split not in self.splits:
             raise ValueError(f"{self.name} has no split {split!r}; there are {', '.join(self.splits)}.")
         images, masks = (root / folder for folder in self.splits[split])
-        found = [p for p in images.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES]
+        found = [p for p in visible_files(images, "*") if p.suffix.lower() in IMAGE_SUFFIXES]
         if not found:
-            raise no_pairs(
-                self.name, split, images, f"images with one of the endings {' '.join(IMAGE_SUFFIXES)}"
-            )
-        by_name = {p.stem: p for p in masks.glob("*") if p.suffix.lower() in MASK_SUFFIXES}
-        stems = [p.stem for p in found]
-        if len(set(stems)) < len(stems):
-            twice = next(stem for stem in sorted(stems) if stems.count(stem) > 1)
-            raise ValueError(
-                f"{self.name}: {images} has two images of the name {twice!r}. Rename one of them."
-            )
+            raise no_pairs(self.name, split, images, f"images with one of the endings {' '.join(IMAGE_SUFFIXES)}")
+        labels = [p for p in visible_files(masks, "*") if p.suffix.lower() in MASK_SUFFIXES]
+        self._refuse_twins(images, found, "images")
+        self._refuse_twins(masks, labels, "masks")
+        by_name = {p.stem: p for p in labels}
         return sorted(Pair(p.stem, p, by_name.get(p.stem)) for p in found)
+
+    def _refuse_twins(self, folder: Path, files: Sequence[Path], kind: str) -> None:
+        twins = [stem for stem, count in Counter(p.stem for p in files).items() if count > 1]
+        if twins:
+            raise ValueError(f"{self.name}: {folder} has two {kind} of the name {min(twins)!r}. Rename one of them.")
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,38 @@ class _ToTrainIds:
         if raw.ndim == 3 and self.colours:
             return colours_to_ids(raw, self.colours, self.name)
         return self.table(raw)
+
+
+@dataclass(frozen=True)
+class _ReadMask:
+    """Reads masks that may be painted in the classes' colours.
+
+    A palette image has both numbers and colours. Some programs keep ids in the numbers; those that make files smaller
+    deal out numbers as they like, so that only the colours mean something.
+    """
+
+    to_train_ids: _ToTrainIds
+
+    def __call__(self, path: Path) -> Shaped[np.ndarray, "height width *colour"]:
+        image = open_whole(path.read_bytes())
+        numbers = as_stored(image)
+        if image.mode not in ("P", "1"):
+            return numbers
+        painted = np.asarray(to_rgb(image))
+        by_colour, by_number = self._classes(painted), self._classes(numbers)
+        if by_colour is None:
+            return numbers
+        if by_number is not None and (by_colour != by_number).any():
+            raise ValueError(
+                "the colours of its palette mean other classes than their numbers do; save it as RGB or as grey ids"
+            )
+        return painted
+
+    def _classes(self, raw: Shaped[np.ndarray, "height width *colour"]) -> UInt8[np.ndarray, "height width"] | None:
+        try:
+            return self.to_train_ids(raw)
+        except ValueError:
+            return None
 
 
 def load_folder_spec(path: Path) -> DatasetSpec:
@@ -103,37 +140,43 @@ def load_folder_spec(path: Path) -> DatasetSpec:
     if not (isinstance(ignored, list) and all(_is_id(i) for i in ignored)):
         wrong.append(f"ignore must be a list of ids in 0..255, but is {ignored!r}")
         ignored = []
+    colours = _colours(text.get("colours"), len(ids), wrong)
+    if isinstance(text.get("classes"), list) and all(len(set(colour)) == 1 for colour in colours):
+        ids |= {name: level for name, (level, _, _) in zip(ids, colours, strict=False)}
     if both := sorted(set(ignored) & set(ids.values())):
         wrong.append(f"ids {both} are both ignored and of a class")
-    colours = _colours(text.get("colours"), len(ids), wrong)
     splits = _splits(text.get("splits"), wrong)
     if wrong:
         raise ValueError(f"{path}: " + "; ".join(wrong) + '. An example is in the README under "Datasets".')
-    train_ids = dict.fromkeys(ignored, IGNORE_INDEX) | {raw: i for i, raw in enumerate(ids.values())}
-    table = IdTable(name, train_ids, f"{', '.join(map(str, sorted(train_ids)))} and 255 to ignore")
+    train_ids = dict.fromkeys([*ignored, IGNORE_INDEX], IGNORE_INDEX)
+    train_ids |= {raw: i for i, raw in enumerate(ids.values())}
+    table = IdTable(name, train_ids, ", ".join(_said(raw, train_ids[raw]) for raw in sorted(train_ids)))
+    to_train_ids = _ToTrainIds(name, table, {colour: i for i, colour in enumerate(colours)})
     return DatasetSpec(
         name=name,
         classes=tuple(ids),
         palette=colours or bit_palette(len(ids)),
         splits=tuple(splits),
         find_pairs=_Folders(name, splits),
-        to_train_ids=_ToTrainIds(name, table, {colour: i for i, colour in enumerate(colours)}),
+        to_train_ids=to_train_ids,
+        read_label=_ReadMask(to_train_ids) if colours else read_label_png,
     )
 
 
+def _said(raw: int, train_id: int) -> str:
+    return f"{raw} (ignored)" if train_id == IGNORE_INDEX else str(raw)
+
+
 def _parse(path: Path) -> Mapping[str, Any]:
+    if path.suffix not in (".toml", ".yaml", ".yml"):
+        raise ValueError(f"{path}: a description of data ends in .toml, .yaml or .yml.")
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}.") from error
     try:
-        if path.suffix == ".toml":
-            text = tomllib.loads(data.decode())
-        elif path.suffix in (".yaml", ".yml"):
-            text = yaml.safe_load(data)
-        else:
-            raise ValueError(f"{path}: a description of data ends in .toml, .yaml or .yml.")
-    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
+        text = tomllib.loads(data.decode("utf-8-sig")) if path.suffix == ".toml" else yaml.safe_load(data)
+    except (yaml.YAMLError, ValueError) as error:  # TOML's errors, and that of a date that is none, are ValueErrors
         raise ValueError(f"{path}: is not valid {path.suffix[1:].upper()}: {error}") from error
     if not isinstance(text, dict):
         raise ValueError(f"{path}: must have fields {', '.join(FIELDS)}, but holds {text!r}.")
@@ -142,21 +185,25 @@ def _parse(path: Path) -> Mapping[str, Any]:
 
 def _class_ids(classes: object, wrong: list[str]) -> dict[str, int]:
     """Return raw ids by class name; what is wrong is added to `wrong`."""
-    if isinstance(classes, list):
-        if len(set(map(str, classes))) < len(classes):
-            wrong.append(f"classes has a name twice: {classes}")
-        classes = {name: i for i, name in enumerate(classes)}
-    if not isinstance(classes, dict) or len(classes) < 2:
+    names = list(classes) if isinstance(classes, (list, dict)) else []
+    if len(names) < 2:
         wrong.append(f"classes must be two names or more, or a table of name = id, but is {classes!r}")
         return {}
-    if not all(isinstance(name, str) for name in classes):
-        wrong.append(f"names of classes must be texts, but are {list(classes)}")
-    if not all(_is_id(i) and i != IGNORE_INDEX for i in classes.values()):
-        wrong.append(f"ids of classes must be numbers in 0..254, but are {list(classes.values())}")
+    if not all(isinstance(name, str) for name in names):
+        wrong.append(f"names of classes must be texts, but are {names}")
         return {}
-    if len(set(classes.values())) < len(classes):
-        wrong.append(f"two classes have the same id: {classes}")
-    return classes
+    if len(set(names)) < len(names):
+        wrong.append(f"classes has a name twice: {names}")
+    ids = classes if isinstance(classes, dict) else {name: i for i, name in enumerate(names)}
+    if not all(_is_id(i) and i != IGNORE_INDEX for i in ids.values()):
+        wrong.append(
+            f"ids of classes must be numbers in 0..254, but are {list(ids.values())}; "
+            "for black and white masks name the classes in a list and give their colours"
+        )
+        return {}
+    if len(set(ids.values())) < len(ids):
+        wrong.append(f"two classes have the same id: {ids}")
+    return ids
 
 
 def _colours(colours: object, count: int, wrong: list[str]) -> tuple[Colour, ...]:
@@ -166,9 +213,7 @@ def _colours(colours: object, count: int, wrong: list[str]) -> tuple[Colour, ...
         wrong.append(f"colours must be a list of [red, green, blue], each in 0..255, but is {colours!r}")
         return ()
     if count and len(colours) != count:
-        wrong.append(
-            f"there must be one colour for each class, but there are {len(colours)} for {count} classes"
-        )
+        wrong.append(f"there must be one colour for each class, but there are {len(colours)} for {count} classes")
     if len({tuple(c) for c in colours}) < len(colours):
         wrong.append("two classes have the same colour")
     return tuple((red, green, blue) for red, green, blue in colours)
@@ -180,7 +225,8 @@ def _splits(splits: object, wrong: list[str]) -> dict[str, tuple[str, str]]:
         return {}
     for name, folders in splits.items():
         if not (
-            isinstance(folders, dict)
+            isinstance(name, str)
+            and isinstance(folders, dict)
             and set(folders) == {"images", "masks"}
             and all(isinstance(folder, str) for folder in folders.values())
         ):

@@ -13,7 +13,7 @@ Colour = tuple[int, int, int]
 
 
 class IdTable:
-    """Train id of every raw id; 255 is always ignored."""
+    """Train id of every raw id; 255 is ignored where nothing else is said."""
 
     def __init__(self, name: str, train_ids: Mapping[int, int], expected: str) -> None:
         """Build the table.
@@ -32,11 +32,13 @@ class IdTable:
             self.table[raw], self.known[raw] = train_id, True
 
     def __call__(self, raw: Shaped[np.ndarray, "height width *colour"]) -> UInt8[np.ndarray, "height width"]:
-        """Translate raw ids.
+        """Translate raw ids, also those that a tool has written thrice, as red, green and blue.
 
         Raises:
             ValueError: If `raw` is no map of ids, or has ids that the data set does not have.
         """
+        if raw.ndim == 3 and raw.shape[2] == 3 and (raw == raw[..., :1]).all():
+            raw = raw[..., 0]
         if raw.ndim != 2 or raw.dtype.kind not in "ui":
             raise ValueError(
                 f"it must have one integer id for each pixel, but has shape {raw.shape} and type {raw.dtype}"
@@ -54,7 +56,7 @@ class IdTable:
 
 
 def colours_to_ids(
-    raw: UInt8[np.ndarray, "height width 3"], colours: Mapping[Colour, int], name: str
+    raw: Shaped[np.ndarray, "height width channel"], colours: Mapping[Colour, int], name: str
 ) -> UInt8[np.ndarray, "height width"]:
     """Translate a label painted in colours.
 
@@ -64,8 +66,10 @@ def colours_to_ids(
         name: The data set, for messages.
 
     Raises:
-        ValueError: If there are other colours.
+        ValueError: If there are other colours, or none.
     """
+    if raw.shape[2] != 3 or raw.dtype != np.uint8:
+        raise ValueError(f"it must have a colour for each pixel, but has shape {raw.shape} and type {raw.dtype}")
     known = _pack(np.array(list(colours)))
     order = known.argsort()
     packed = _pack(raw)

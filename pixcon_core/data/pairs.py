@@ -35,4 +35,6 @@ def load_pair(spec: DatasetSpec, pair: Pair) -> Sample:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
+    # An OSError's full text would name the file a second time.
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()).rstrip(".")

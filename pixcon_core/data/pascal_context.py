@@ -82,11 +82,12 @@ IDS_459 = {
 """Id among the 459 classes of each of the 59, in the order of their train ids, which is that of the names."""
 
 CLASSES = tuple(IDS_459)
+BACKGROUND = 0
 _IDS_60 = np.zeros(460, np.uint8)
 _IDS_60[list(IDS_459.values())] = np.arange(1, 60)
 
 _EXPECTED = "0 for background, 1..59"
-to_train_ids_59 = IdTable("PASCAL-Context", {0: IGNORE_INDEX} | {i: i - 1 for i in range(1, 60)}, _EXPECTED)
+to_train_ids_59 = IdTable("PASCAL-Context", {BACKGROUND: IGNORE_INDEX} | {i: i - 1 for i in range(1, 60)}, _EXPECTED)
 to_train_ids_60 = IdTable("PASCAL-Context", {i: i for i in range(60)}, _EXPECTED)
 
 
@@ -118,7 +119,7 @@ def find_pairs(root: Path, split: str) -> list[Pair]:
         "JPEGImages/*.jpg, and SegmentationClassContext/*.png or trainval/*.mat"
     )
     if found is None:
-        raise no_pairs("pascal-context", split, lists[0].parent, layout)
+        raise no_pairs("pascal-context", split, lists[0], layout)
     # VOC's lists by class have a second column.
     ids = sorted({line.split()[0] for line in found.read_text().splitlines() if line.strip()})
     if not ids:
@@ -167,6 +168,6 @@ def write_mini_pair(root: Path, split: str, index: int, seed: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     image_id = f"{'2008' if split == 'train' else '2010'}_{index:06d}"
     Image.fromarray(scene.image).save(images / f"{image_id}.jpg", quality=92)
-    Image.fromarray(scene.ids(MINI_IDS, default=IGNORE_INDEX)).save(labels / f"{image_id}.png")
+    Image.fromarray(scene.ids(MINI_IDS, default=BACKGROUND)).save(labels / f"{image_id}.png")
     with (lists / f"{split}.txt").open("a") as ids:
         ids.write(f"{image_id}\n")

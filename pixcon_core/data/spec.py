@@ -78,16 +78,28 @@ class DatasetSpec:
             raise ValueError(f"{self.name}: there must be splits train and val, but got {self.splits}.")
 
 
+def visible_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a folder, without hidden ones such as macOS's `._NAME.jpg`, which are no images."""
+    return [path for path in folder.glob(pattern) if not path.name.startswith(".")]
+
+
+def if_there(path: Path) -> Path | None:
+    """Return the path of a label file, or None where there is no such file."""
+    return path if path.is_file() else None
+
+
 def no_pairs(name: str, split: str, folder: Path, layout: str) -> ValueError:
     """Return the error for a split of which nothing was found.
 
     Args:
         name: The data set.
         split: The split asked for.
-        folder: Where its images were looked for.
+        folder: Where its images were looked for, or the file that should list them.
         layout: What was expected there, for people.
     """
-    found = "exists, but holds no images" if folder.is_dir() else "does not exist"
+    found = "does not exist"
+    if folder.exists():
+        found = "exists, but holds no images" if folder.is_dir() else "exists, but names no images"
     twin = next((n for n in ("cityscapes", "pascal-context", "coco-stuff") if name.startswith(n)), "camvid")
     return ValueError(
         f"{name}: found no pairs of split {split!r}: {folder} {found}. Expected {layout}. "

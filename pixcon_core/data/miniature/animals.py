@@ -20,17 +20,21 @@ class Build(NamedTuple):
     neck: tuple[float, float]
     """How far ahead of the shoulder the head is, and how far above the back."""
     head: float
+    """Radius of the skull."""
     tail: float
+    """How far its tip is above the rump."""
     fluffy: bool = False
     patches: bool = False
     ears: float = 0.0
+    muzzle: float = 1.0
+    """How far it is ahead of the skull's middle, in radii of the skull."""
 
 
 BUILDS = {
     "cow": Build(2.0, 0.65, 0.85, (0.45, 0.05), 0.3, -0.7, patches=True, ears=0.12),
-    "horse": Build(1.9, 0.95, 0.65, (0.55, 0.65), 0.26, -0.8, ears=0.15),
+    "horse": Build(1.9, 0.95, 0.7, (0.5, 0.42), 0.24, -0.8, ears=0.05, muzzle=1.7),
     "sheep": Build(1.1, 0.35, 0.6, (0.2, 0.1), 0.17, -0.1, fluffy=True),
-    "dog": Build(0.8, 0.32, 0.28, (0.2, 0.22), 0.15, 0.25, ears=0.09),
+    "dog": Build(0.8, 0.32, 0.28, (0.14, 0.13), 0.15, 0.25, ears=0.07, muzzle=1.2),
     "cat": Build(0.6, 0.16, 0.26, (0.08, 0.12), 0.15, 0.55, ears=0.08),
 }
 
@@ -43,9 +47,7 @@ def animal(canvas: Canvas, spot: Spot, rng: np.random.Generator, species: str, s
     colour = pick(COATS, rng)
     texture = (Texture.LEAVES, 0.2) if build.fluffy else (Texture.GRAIN, 0.1)
     coat = Material(species, colour, *texture, spot.depth)
-    canvas.shadow_ellipse(
-        spot.at(0, 0.02), (0.6 * build.length * spot.scale, 0.1 * build.length * spot.scale)
-    )
+    canvas.shadow_ellipse(spot.at(0, 0.02), (0.6 * build.length * spot.scale, 0.1 * build.length * spot.scale))
     back, half = build.legs + build.girth, build.length / 2
     far_leg = coat._replace(colour=shaded(colour, 0.7))
     for x, part in ((-0.75, far_leg), (0.75, far_leg), (-0.85, coat), (0.85, coat)):
@@ -65,16 +67,15 @@ def animal(canvas: Canvas, spot: Spot, rng: np.random.Generator, species: str, s
     canvas.line([rump, tip], 0.06 * build.length * spot.scale, coat)
 
 
-def _head(
-    canvas: Canvas, spot: Spot, build: Build, coat: Material, face: float, half: float, back: float
-) -> None:
+def _head(canvas: Canvas, spot: Spot, build: Build, coat: Material, face: float, half: float, back: float) -> None:
     ahead, above = build.neck
     head = (face * (half + ahead), back + above)
     shoulder = spot.at(face * 0.8 * half, back - 0.3 * build.girth)
     canvas.line([shoulder, spot.at(*head)], 0.55 * build.girth * spot.scale, coat)
     dark = coat._replace(colour=shaded(coat.colour, 0.85))
     canvas.ellipse(spot.at(*head), (build.head * spot.scale, 0.75 * build.head * spot.scale), dark)
-    muzzle = spot.at(head[0] + face * build.head, head[1] - 0.3 * build.head)
+    muzzle = spot.at(head[0] + face * build.muzzle * build.head, head[1] - 0.3 * build.muzzle * build.head)
+    canvas.line([spot.at(*head), muzzle], 0.8 * build.head * spot.scale, dark)
     canvas.ellipse(muzzle, (0.6 * build.head * spot.scale, 0.45 * build.head * spot.scale), dark)
     for x in (-0.7, 0.2) if build.ears else ():
         base = head[0] + face * x * build.head

@@ -39,9 +39,7 @@ def sofa(canvas: Canvas, camera: Camera, rng: np.random.Generator, x: float, z: 
     block(canvas, camera, cloth, (x - 0.85, x + 0.85), (0.1, 0.42), (z, z + 0.7))
     for side in (-1, 1):
         arm = (x + side * 0.95 - 0.12, x + side * 0.95 + 0.12)
-        block(
-            canvas, camera, cloth._replace(colour=shaded(cloth.colour, 0.9)), arm, (0.1, 0.6), (z, z + 0.75)
-        )
+        block(canvas, camera, cloth._replace(colour=shaded(cloth.colour, 0.9)), arm, (0.1, 0.6), (z, z + 0.75))
 
 
 def table(canvas: Canvas, camera: Camera, rng: np.random.Generator, x: float, z: float) -> None:

@@ -51,7 +51,7 @@ def draw_meadow(rng: np.random.Generator, width: int, height: int) -> Scene:
     if rng.random() < 0.4:
         z = rng.uniform(6, 14)
         things.append((z, partial(_rail_fence, canvas, camera, rng, z)))
-    draw_in_order([*things, *_people(canvas, camera, rng)])
+    draw_in_order([*things, *_people(canvas, camera, rng, 8.0), *_clutter(canvas, camera, rng, 8.0)])
     return canvas.render(light, rng)
 
 
@@ -62,10 +62,8 @@ def draw_shore(rng: np.random.Generator, width: int, height: int) -> Scene:
     red, green, blue = (blend * s + (1 - blend) * w for s, w in zip(light.sky, (0.2, 0.35, 0.4), strict=True))
     if rng.random() < 0.6:
         _ridge(canvas, rng, "mountain", pick(STONES[:6] + GREENS[:2], rng), 0.2, 70.0)
-    canvas.polygon(
-        camera.floor(-400, 400, 1.0, 500), Material("water", (red, green, blue), Texture.COURSES, 0.1, None)
-    )
-    near = rng.uniform(3, 9)
+    canvas.polygon(camera.floor(-400, 400, 1.0, 500), Material("water", (red, green, blue), Texture.COURSES, 0.1, None))
+    near = rng.uniform(4, 9)
     beach = Material("ground", pick(SANDS, rng), Texture.GRAIN, 0.12, None)
     edge = [camera.at(x, 0, near * rng.uniform(0.85, 1.15)) for x in np.linspace(-15, 15, 9)]
     canvas.polygon(
@@ -86,18 +84,17 @@ def draw_shore(rng: np.random.Generator, width: int, height: int) -> Scene:
         spot = camera.spot(rng.uniform(-5, 5), rng.uniform(3.5, near + 3))
         things.append((spot.depth, partial(_rock, canvas, spot, rng)))
     if rng.random() < 0.3:
-        spot = camera.spot(rng.uniform(-2, 2), max(3.5, near * 0.8))
+        spot = camera.spot(rng.uniform(-2, 2), 0.8 * near)
         things.append((spot.depth, partial(animal, canvas, spot, rng, "dog")))
-    draw_in_order([*things, *_people(canvas, camera, rng)])
+    dry = 0.85 * near
+    draw_in_order([*things, *_people(canvas, camera, rng, dry), *_clutter(canvas, camera, rng, dry)])
     return canvas.render(light, rng)
 
 
 def _outdoors(rng: np.random.Generator, width: int, height: int) -> tuple[Light, Camera, Canvas]:
     """Set up light, camera and a canvas with a sky, and what flies in it."""
     light = draw_light(rng)
-    camera = Camera(
-        0.9 * width, width * rng.uniform(0.4, 0.6), height * rng.uniform(0.35, 0.6), rng.uniform(1.4, 2.0)
-    )
+    camera = Camera(0.9 * width, width * rng.uniform(0.4, 0.6), height * rng.uniform(0.35, 0.6), rng.uniform(1.4, 2.0))
     canvas = Canvas(width, height, camera.horizon)
     for i in range(10):
         pale = 0.05 * i
@@ -109,9 +106,7 @@ def _outdoors(rng: np.random.Generator, width: int, height: int) -> tuple[Light,
         scale = rng.uniform(14, 30)
         bird(
             canvas,
-            camera.spot(0, 20)._replace(
-                x=rng.uniform(0, width), y=rng.uniform(0.1, 0.7) * camera.horizon, scale=scale
-            ),
+            camera.spot(0, 20)._replace(x=rng.uniform(0, width), y=rng.uniform(0.1, 0.7) * camera.horizon, scale=scale),
             rng,
         )
     if rng.random() < 0.3:
@@ -119,18 +114,14 @@ def _outdoors(rng: np.random.Generator, width: int, height: int) -> tuple[Light,
     return light, camera, canvas
 
 
-def _ridge(
-    canvas: Canvas, rng: np.random.Generator, name: str, colour: Colour, tall: float, depth: float
-) -> None:
+def _ridge(canvas: Canvas, rng: np.random.Generator, name: str, colour: Colour, tall: float, depth: float) -> None:
     """Draw hills or a wood along the horizon; `tall` is the highest as a share of the picture."""
     count = int(rng.integers(5, 12)) if name == "mountain" else 30
     xs = np.linspace(-5, canvas.width + 5, count)
     texture = Texture.BLOTCHES if name == "mountain" else Texture.LEAVES
     tops = [(float(x), float(canvas.horizon - canvas.height * tall * rng.uniform(0.2, 1))) for x in xs]
     base = canvas.horizon + 1
-    canvas.polygon(
-        [(tops[0][0], base), *tops, (tops[-1][0], base)], Material(name, colour, texture, 0.2, depth)
-    )
+    canvas.polygon([(tops[0][0], base), *tops, (tops[-1][0], base)], Material(name, colour, texture, 0.2, depth))
 
 
 def _growth(canvas: Canvas, camera: Camera, rng: np.random.Generator) -> list[Standing]:
@@ -144,9 +135,16 @@ def _growth(canvas: Canvas, camera: Camera, rng: np.random.Generator) -> list[St
     return things
 
 
-def _people(canvas: Canvas, camera: Camera, rng: np.random.Generator) -> list[Standing]:
-    spots = [camera.spot(rng.uniform(-3, 3), rng.uniform(3.0, 8)) for _ in range(int(rng.integers(0, 3)))]
+def _people(canvas: Canvas, camera: Camera, rng: np.random.Generator, far: float) -> list[Standing]:
+    """Let people stand up to so many metres away."""
+    spots = [camera.spot(rng.uniform(-3, 3), rng.uniform(3.0, far)) for _ in range(int(rng.integers(0, 3)))]
     return [(spot.depth, partial(people.person, canvas, spot, rng)) for spot in spots]
+
+
+def _clutter(canvas: Canvas, camera: Camera, rng: np.random.Generator, far: float) -> list[Standing]:
+    """Leave things that have no class up to so many metres away."""
+    spots = [camera.spot(rng.uniform(-3, 3), rng.uniform(3.0, far)) for _ in range(int(rng.integers(0, 3)))]
+    return [(spot.depth, partial(scenery.clutter, canvas, spot, rng)) for spot in spots]
 
 
 def _rock(canvas: Canvas, spot: Spot, rng: np.random.Generator) -> None:
@@ -154,8 +152,7 @@ def _rock(canvas: Canvas, spot: Spot, rng: np.random.Generator) -> None:
     size = rng.uniform(0.5, 1.2)
     turns = np.linspace(0, np.pi, 8)
     outline = [
-        (size * np.cos(t) * rng.uniform(0.8, 1.2), 0.7 * size * np.sin(t) * rng.uniform(0.7, 1.2))
-        for t in turns
+        (size * np.cos(t) * rng.uniform(0.8, 1.2), 0.7 * size * np.sin(t) * rng.uniform(0.7, 1.2)) for t in turns
     ]
     canvas.shadow_ellipse(spot.at(0.1, 0), (1.2 * size * spot.scale, 0.12 * size * spot.scale))
     canvas.polygon([spot.at(float(x), float(y)) for x, y in outline], stone)

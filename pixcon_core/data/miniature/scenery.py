@@ -37,9 +37,7 @@ def house(
         ]
         canvas.polygon([camera.at(*p) for p in slope], roof)
         gable = [(x, tall, near), (x + 4 * outward, tall + 3, near), (x + 8 * outward, tall, near)]
-        canvas.polygon(
-            [camera.at(*p) for p in gable], Material("building", shaded(stone, 0.6), texture, 0.15, depth)
-        )
+        canvas.polygon([camera.at(*p) for p in gable], Material("building", shaded(stone, 0.6), texture, 0.15, depth))
     end = [camera.at(x + dx * outward, y, near) for dx, y in ((0, 0), (0, tall), (12, tall), (12, 0))]
     canvas.polygon(end, Material("building", shaded(stone, 0.65), texture, 0.15, depth))
     front = Material("building", shaded(stone, lit), texture, 0.18, depth)
@@ -71,9 +69,7 @@ def _windows(
                 canvas.polygon(camera.quad(x, low - 0.15, low + 1.65, z - 0.15, z + wide + 0.15), frame)
             canvas.polygon(camera.quad(x, low, low + 1.5, z, z + wide), pane)
     door = near + rng.uniform(0.1, 0.8) * (far - near)
-    canvas.polygon(
-        camera.quad(x, 0, 2.2, door, door + 1.1), Material("building", pick(PAINTS, rng), depth=depth)
-    )
+    canvas.polygon(camera.quad(x, 0, 2.2, door, door + 1.1), Material("building", pick(PAINTS, rng), depth=depth))
 
 
 def wall(canvas: Canvas, camera: Camera, rng: np.random.Generator, x: float, near: float, far: float) -> None:
@@ -81,14 +77,10 @@ def wall(canvas: Canvas, camera: Camera, rng: np.random.Generator, x: float, nea
     stone = Material("wall", pick(STONES, rng), Texture.COURSES, 0.2, (near + far) / 2)
     high = rng.uniform(1.4, 2.6)
     canvas.polygon(camera.quad(x, 0, high, near, far), stone)
-    canvas.polygon(
-        camera.quad(x, high, high + 0.15, near, far), stone._replace(colour=shaded(stone.colour, 1.2))
-    )
+    canvas.polygon(camera.quad(x, high, high + 0.15, near, far), stone._replace(colour=shaded(stone.colour, 1.2)))
 
 
-def fence(
-    canvas: Canvas, camera: Camera, rng: np.random.Generator, x: float, near: float, far: float
-) -> None:
+def fence(canvas: Canvas, camera: Camera, rng: np.random.Generator, x: float, near: float, far: float) -> None:
     """Draw a fence of bars; what shows between them is labelled fence, as annotators do."""
     high, depth = rng.uniform(1.0, 1.9), (near + far) / 2
     between = Material("fence", shaded(pick(GREENS, rng), 0.8), Texture.LEAVES, 0.3, depth)
@@ -101,9 +93,7 @@ def fence(
         canvas.polygon(camera.quad(x, low, low + 0.12, near, far), bars)
 
 
-def hedge(
-    canvas: Canvas, camera: Camera, rng: np.random.Generator, x: float, near: float, far: float
-) -> None:
+def hedge(canvas: Canvas, camera: Camera, rng: np.random.Generator, x: float, near: float, far: float) -> None:
     """Draw a hedge."""
     leaves = Material("vegetation", pick(GREENS, rng), Texture.LEAVES, 0.35, (near + far) / 2)
     canvas.polygon(camera.quad(x, 0, rng.uniform(0.8, 2.2), near, far), leaves)
@@ -115,9 +105,7 @@ def tree(canvas: Canvas, spot: Spot, rng: np.random.Generator, name: str = "vege
     radius = tall * rng.uniform(0.22, 0.36)
     bark = Material(name, pick(((0.3, 0.24, 0.18), GREYS[0]), rng), Texture.GRAIN, 0.2, spot.depth)
     canvas.shadow_ellipse(spot.at(rng.uniform(-1, 1), 0), (radius * spot.scale, 0.12 * radius * spot.scale))
-    canvas.line(
-        [spot.at(0, 0), spot.at(rng.uniform(-0.2, 0.2), tall - radius)], 0.035 * tall * spot.scale, bark
-    )
+    canvas.line([spot.at(0, 0), spot.at(rng.uniform(-0.2, 0.2), tall - radius)], 0.035 * tall * spot.scale, bark)
     green = pick(GREENS, rng)
     pointed = rng.random() < 0.2
     for part in range(14):

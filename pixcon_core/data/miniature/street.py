@@ -57,13 +57,9 @@ def _sky(canvas: Canvas, rng: np.random.Generator, light: Light) -> None:
         pale = 0.5 * i / bands
         colour = tuple(c * (1 - pale) + 0.95 * max(light.sky) * pale for c in light.sky)
         sky = Material("sky", (colour[0], colour[1], colour[2]), Texture.CLOUDS, 0.08, glow=1.0)
-        canvas.polygon(
-            [(0, top), (canvas.width, top), (canvas.width, canvas.height), (0, canvas.height)], sky
-        )
+        canvas.polygon([(0, top), (canvas.width, top), (canvas.width, canvas.height), (0, canvas.height)], sky)
     for _ in range(int(rng.integers(0, 6))):
-        cloud = Material(
-            "sky", shaded((0.9, 0.9, 0.92), min(1.0, max(light.sky))), Texture.CLOUDS, 0.06, glow=1.0
-        )
+        cloud = Material("sky", shaded((0.9, 0.9, 0.92), min(1.0, max(light.sky))), Texture.CLOUDS, 0.06, glow=1.0)
         x, y = rng.uniform(0, canvas.width), rng.uniform(0, 0.7 * canvas.horizon)
         for _ in range(5):
             at = x + rng.normal(0, 10), y + rng.normal(0, 2)
@@ -96,9 +92,7 @@ def _ground(canvas: Canvas, camera: Camera, rng: np.random.Generator, plan: Plan
     _road_surface(canvas, camera, rng, plan, road)
 
 
-def _road_surface(
-    canvas: Canvas, camera: Camera, rng: np.random.Generator, plan: Plan, road: Material
-) -> None:
+def _road_surface(canvas: Canvas, camera: Camera, rng: np.random.Generator, plan: Plan, road: Material) -> None:
     for _ in range(int(rng.integers(0, 4))):
         x, z = rng.uniform(*plan.kerbs), rng.uniform(2.5, 25)
         patch = road._replace(colour=shaded(road.colour, rng.uniform(0.8, 1.15)))
@@ -119,9 +113,7 @@ def _road_surface(
             canvas.polygon(camera.floor(x, x + 0.5, z, z + 3), paint)
 
 
-def _frontages(
-    canvas: Canvas, camera: Camera, rng: np.random.Generator, plan: Plan, light: Light
-) -> list[Standing]:
+def _frontages(canvas: Canvas, camera: Camera, rng: np.random.Generator, plan: Plan, light: Light) -> list[Standing]:
     """Line both sides of the street with houses, walls, fences, hedges and gaps."""
     things: list[Standing] = []
     built_up = rng.uniform(0.25, 0.65)
@@ -135,9 +127,7 @@ def _frontages(
                 step_back = x + side * rng.uniform(0, 1.5)
                 things.append((end, partial(scenery.house, canvas, camera, rng, step_back, z, end, lit)))
             else:
-                low = [scenery.wall, scenery.wall, scenery.fence, scenery.fence, scenery.hedge][
-                    int(rng.integers(5))
-                ]
+                low = [scenery.wall, scenery.wall, scenery.fence, scenery.fence, scenery.hedge][int(rng.integers(5))]
                 if rng.random() < 0.85:
                     things.append((end, partial(low, canvas, camera, rng, x, z, end)))
                 things += _garden(canvas, camera, rng, x + side * 4, (z, end))
@@ -204,9 +194,7 @@ def _traffic(canvas: Canvas, camera: Camera, rng: np.random.Generator, plan: Pla
             heavy = rng.random()
             figure, length = vehicles.car, 4.2
             if heavy < 0.54:
-                figure, length = [(vehicles.bus, 11.0), (vehicles.truck, 9.0), (vehicles.tram, 26.0)][
-                    int(heavy / 0.18)
-                ]
+                figure, length = [(vehicles.bus, 11.0), (vehicles.truck, 9.0), (vehicles.tram, 26.0)][int(heavy / 0.18)]
             put(figure, x + rng.normal(0, 0.25), z)
             z += length + rng.uniform(5, 25)
     if rng.random() < 0.2:
@@ -241,9 +229,7 @@ def _long_shadows(canvas: Canvas, camera: Camera, rng: np.random.Generator, plan
     """Cast the shadows of houses over the ground, from the side of the sun."""
     if abs(light.sun) < 0.15:
         return
-    side = (
-        1 if light.sun < 0 else 0
-    )  # a sun on the left is behind the houses on the left when it lights the right
+    side = 1 if light.sun < 0 else 0  # a sun on the left is behind the houses on the left when it lights the right
     reach = abs(light.sun) * rng.uniform(2, 9)
     z = NEAR
     while z < 60:

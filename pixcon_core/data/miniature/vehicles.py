@@ -77,12 +77,8 @@ def car_from_side(canvas: Canvas, spot: Spot, rng: np.random.Generator) -> None:
         canvas.polygon([spot.at(flip * px, py) for px, py in window], glass)
     for wheel in (-1.3, 1.3):
         centre = spot.at(wheel, 0.32)
-        canvas.ellipse(
-            centre, (0.34 * spot.scale, 0.34 * spot.scale), Material("car", RUBBER, depth=spot.depth)
-        )
-        canvas.ellipse(
-            centre, (0.16 * spot.scale, 0.16 * spot.scale), Material("car", PAINTS[2], depth=spot.depth)
-        )
+        canvas.ellipse(centre, (0.34 * spot.scale, 0.34 * spot.scale), Material("car", RUBBER, depth=spot.depth))
+        canvas.ellipse(centre, (0.16 * spot.scale, 0.16 * spot.scale), Material("car", PAINTS[2], depth=spot.depth))
 
 
 def bus(canvas: Canvas, camera: Camera, rng: np.random.Generator, x: float, near: float) -> None:
@@ -123,13 +119,9 @@ def tram(canvas: Canvas, camera: Camera, rng: np.random.Generator, x: float, nea
     _face(canvas, camera, box, "train", light, (0.0, 1.0, 1.2, box.height))
     _face(canvas, camera, box, "train", GLASS, (0.1, 0.9, 1.5, 2.7))
     spot = camera.spot(x, near)
-    canvas.ellipse(
-        spot.at(0, 0.8), (0.17 * spot.scale, 0.17 * spot.scale), Material("train", WHITE_LAMP, depth=near)
-    )
+    canvas.ellipse(spot.at(0, 0.8), (0.17 * spot.scale, 0.17 * spot.scale), Material("train", WHITE_LAMP, depth=near))
     bow = Material("train", RUBBER, depth=near)
-    canvas.line(
-        [spot.at(-0.5, 4.1), spot.at(0, 3.3), spot.at(0.5, 4.1), spot.at(-0.5, 4.1)], 0.06 * spot.scale, bow
-    )
+    canvas.line([spot.at(-0.5, 4.1), spot.at(0, 3.3), spot.at(0.5, 4.1), spot.at(-0.5, 4.1)], 0.06 * spot.scale, bow)
 
 
 def _body(canvas: Canvas, camera: Camera, box: Box, name: str, paint: Colour) -> None:
@@ -167,9 +159,7 @@ def _face(
     canvas.polygon(camera.front((start, end), (low, high), box.near), Material(name, colour, depth=box.near))
 
 
-def _window_band(
-    canvas: Canvas, camera: Camera, box: Box, name: str, count: int, low: float, high: float
-) -> None:
+def _window_band(canvas: Canvas, camera: Camera, box: Box, name: str, count: int, low: float, high: float) -> None:
     side = _side_towards_camera(box)
     if side is None:
         return
@@ -191,9 +181,7 @@ def _side_wheels(canvas: Canvas, camera: Camera, box: Box, name: str, radius: fl
     for z in (box.near + 0.2 * box.length, box.near + 0.8 * box.length):
         spot = camera.spot(side, z)
         # Seen almost along its axle's plane, a wheel is narrower the farther ahead it is.
-        canvas.ellipse(
-            spot.at(0, radius), (0.7 * radius * spot.scale * abs(side) / z + 1, radius * spot.scale), wheel
-        )
+        canvas.ellipse(spot.at(0, radius), (0.7 * radius * spot.scale * abs(side) / z + 1, radius * spot.scale), wheel)
 
 
 def _lamps(canvas: Canvas, camera: Camera, box: Box, name: str, rng: np.random.Generator) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from pixcon_core.data.spec import DatasetSpec
 
-DRAWING = 1
+DRAWING = 2
 """Raised when the same seed no longer gives the same pictures."""
 
 STAMP = "miniature.json"
@@ -48,12 +48,16 @@ def write_miniature(
         `root`.
 
     Raises:
-        ValueError: If `spec` cannot be drawn, or `root` is there and holds something else.
+        ValueError: If `spec` cannot be drawn, a split would be empty, or `root` is there and holds something else.
     """
     if spec.mini is None:
         raise ValueError(f"{spec.name} cannot be made on the spot; only the mini-... data sets can.")
     counts = {"train": num_train, "val": num_val}
     stamp: dict[str, str | int] = {"dataset": spec.name, "drawing": DRAWING, "seed": seed, **counts}
+    if num_train < 1 or num_val < 1:
+        raise ValueError(f"{spec.name}: there must be an image in each split, but got {num_train=}, {num_val=}.")
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"{root} is there already and is no folder. Delete it or name another one.")
     if root.exists() and any(root.iterdir()):
         _check_stamp(root, stamp)
         return root

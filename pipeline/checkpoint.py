@@ -1,0 +1,108 @@
+"""A checkpoint folder: all that a resume needs, and all that inference needs, and nothing that can run code.
+
+model.safetensors   the segmentor's weights
+meta.json           configuration, classes, palette, input normalisation, step
+training.pt         optimiser, contrast memory, random states; loaded with weights_only=True
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pixcon_core.config import RunConfig, override
+from pixcon_core.models import Segmentor, build_segmentor
+
+WEIGHTS, META, TRAINING = "model.safetensors", "meta.json", "training.pt"
+PROJECTION = "projection."
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+    """What a checkpoint says of itself."""
+
+    config: RunConfig
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    mean: tuple[float, float, float]
+    """Subtracted from RGB in 0..1."""
+    std: tuple[float, float, float]
+    """Divides what is left."""
+    step: int
+
+
+class Loaded(NamedTuple):
+    """A segmentor ready for inference, and what its checkpoint says."""
+
+    model: Segmentor
+    meta: Meta
+
+
+def save_checkpoint(folder: Path, model: nn.Module, meta: Meta, training: dict[str, Any]) -> None:
+    """Write a checkpoint into an existing, empty folder; whoever calls makes it appear whole."""
+    # Contiguous: channels_last weights differ in memory order only.
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / WEIGHTS)
+    torch.save(training, folder / TRAINING)
+    (folder / META).write_text(json.dumps(dataclasses.asdict(meta), indent=1))
+
+
+def load_meta(folder: Path) -> Meta:
+    """Read what a checkpoint says of itself.
+
+    Raises:
+        ValueError: If the folder is not a checkpoint of ours.
+    """
+    try:
+        stored = json.loads((folder / META).read_text())
+        return Meta(
+            config=override(RunConfig(), stored["config"]),
+            classes=tuple(stored["classes"]),
+            palette=tuple(tuple(colour) for colour in stored["palette"]),
+            mean=tuple(stored["mean"]),
+            std=tuple(stored["std"]),
+            step=int(stored["step"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder} is not a checkpoint: expected {WEIGHTS}, {META} and {TRAINING} in it ({error})."
+        ) from error
+
+
+def load_segmentor(folder: Path) -> Loaded:
+    """Load a checkpoint for inference: without projection head, in eval mode, on the CPU.
+
+    Raises:
+        ValueError: If the folder is not a checkpoint of ours, or its weights do not fit its configuration.
+    """
+    meta = load_meta(folder)
+    fresh = dataclasses.replace(meta.config.model, pretrained="false")
+    model = build_segmentor(fresh, num_classes=len(meta.classes), projection=False)
+    load_weights(folder, model)
+    return Loaded(model.eval(), meta)
+
+
+def load_weights(folder: Path, model: Segmentor) -> None:
+    """Load a checkpoint's weights into a segmentor; those of the projection head only if it has one.
+
+    Raises:
+        ValueError: If the weights do not fit.
+    """
+    try:
+        weights = load_file(folder / WEIGHTS)
+        if model.projection is None:
+            weights = {name: value for name, value in weights.items() if not name.startswith(PROJECTION)}
+        model.load_state_dict(weights)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{folder / WEIGHTS} does not hold the weights of this model: {error}") from error
+
+
+def load_training(folder: Path) -> dict[str, Any]:
+    """Load the part of a checkpoint that only a resume needs."""
+    training: dict[str, Any] = torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
+    return training

@@ -1,0 +1,163 @@
+"""Station 5: checkpoint + data set -> confusion matrix, by Ray Data.
+
+Tasks read and decode; one actor, on a GPU where there is one, predicts. Predictions are compared at the labels' full
+resolution, with void left out (see `pixcon_core.metrics`).
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import ray.data
+import torch
+import torch.nn.functional as F
+from jaxtyping import UInt8
+from torch import Tensor
+
+from pipeline.checkpoint import Loaded, load_meta, load_segmentor
+from pipeline.ingest import Row, read_rows, split_rows
+from pipeline.prepare import Shards
+from pixcon_core.metrics import Scores, confusion_matrix, scores
+
+IMAGES_PER_BLOCK = 8
+# Stride of the coarsest features of any backbone here: images are padded to a multiple of it, so that the features
+# lie on them without being stretched.
+PAD_TO = 32
+
+
+class Example(NamedTuple):
+    """An image with its labels and what was predicted, for a picture."""
+
+    id: str
+    image: UInt8[np.ndarray, "height width 3"]
+    label: UInt8[np.ndarray, "height width"]
+    prediction: UInt8[np.ndarray, "height width"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a checkpoint does on one split."""
+
+    scores: Scores
+    confusion: np.ndarray
+    """(C, C), rows truth, columns prediction."""
+    num_images: int
+    examples: tuple[Example, ...]
+
+
+def evaluate(
+    checkpoint: Path,
+    shards: Shards,
+    *,
+    split: str = "val",
+    num_examples: int = 0,
+    use_gpu: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Predict every image of a split and compare.
+
+    Args:
+        checkpoint: A checkpoint folder.
+        shards: The prepared data set.
+        split: Which of its splits.
+        num_examples: So many images, spread over the split, come back with their predictions.
+        use_gpu: Predict on a GPU.
+        on_progress: Called with the number of images done and of all.
+
+    Raises:
+        ValueError: If the checkpoint is not one, or was trained for other classes.
+    """
+    classes = load_meta(checkpoint).classes
+    if classes != shards.classes:
+        raise ValueError(
+            f"{checkpoint} was trained for {len(classes)} classes ({_some(classes)}), but {shards.dataset} has"
+            f" {len(shards.classes)} ({_some(shards.classes)})."
+        )
+    rows = split_rows(shards, split)
+    blocks = [rows[i : i + IMAGES_PER_BLOCK] for i in range(0, len(rows), IMAGES_PER_BLOCK)]
+    shown = _spread(rows, num_examples)
+    results = (
+        ray.data.range(len(blocks), override_num_blocks=len(blocks))
+        # Half a CPU, another amount than the actor's: what asks for the same, Ray would run inside the actor.
+        .map_batches(partial(_read_block, folder=shards.folder, blocks=blocks), batch_size=None, num_cpus=0.5)
+        .map_batches(
+            _Predictor,
+            fn_constructor_args=(str(checkpoint.resolve()), shown),
+            batch_size=None,
+            concurrency=1,
+            num_gpus=1 if use_gpu else 0,
+            num_cpus=1,
+        )
+    )
+    confusion = np.zeros((len(shards.classes),) * 2, dtype=np.int64)
+    examples: list[Example] = []
+    done = 0
+    for result in results.iter_rows():
+        confusion += result["confusion"]
+        examples += result["examples"]
+        done += int(result["images"])
+        if on_progress:
+            on_progress(done, len(rows))
+    return Evaluation(scores(confusion), confusion, done, tuple(sorted(examples)))
+
+
+@torch.inference_mode()
+def predict(loaded: Loaded, image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width"]:
+    """Return the class of every pixel of an image of any size."""
+    height, width = image.shape[:2]
+    device = next(loaded.model.parameters()).device
+    mean, std = (torch.tensor(value, device=device).view(3, 1, 1) for value in (loaded.meta.mean, loaded.meta.std))
+    pixels = torch.from_numpy(image.copy()).to(device).permute(2, 0, 1)[None]  # (H, W, 3) -> (1, 3, H, W)
+    padded = F.pad((pixels / 255 - mean) / std, (0, -width % PAD_TO, 0, -height % PAD_TO))
+    logits: Tensor = loaded.model(padded).logits.float()
+    logits = F.interpolate(logits, padded.shape[2:], mode="bilinear", align_corners=False)
+    ids: np.ndarray = logits[0, :, :height, :width].argmax(dim=0).to(torch.uint8).cpu().numpy()
+    return ids
+
+
+class _Predictor:
+    """Predicts blocks of images, one after the other."""
+
+    def __init__(self, checkpoint: str, shown: frozenset[int]) -> None:
+        self._loaded = load_segmentor(Path(checkpoint))
+        self._shown = shown
+        if torch.cuda.is_available():
+            self._loaded.model.to("cuda")
+        else:
+            torch.set_num_threads(len(os.sched_getaffinity(0)))  # Ray gives one
+
+    def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
+        num_classes = len(self._loaded.meta.classes)
+        confusion = np.zeros((num_classes,) * 2, dtype=np.int64)
+        examples = []
+        for number, id_, image, label in zip(
+            block["number"], block["id"], block["image"], block["label"], strict=True
+        ):
+            prediction = predict(self._loaded, image)
+            confusion += confusion_matrix(prediction, label, num_classes)
+            if int(number) in self._shown:
+                examples.append(Example(str(id_), image, label, prediction))
+        return {"confusion": [confusion], "examples": [examples], "images": [len(block["id"])]}
+
+
+def _read_block(numbers: dict[str, Any], folder: str, blocks: list[list[Row]]) -> dict[str, Any]:
+    out: dict[str, list[Any]] = {"number": [], "id": [], "image": [], "label": []}
+    for block in numbers["id"]:
+        first = int(block) * IMAGES_PER_BLOCK
+        for place, (id_, image, label) in enumerate(read_rows(folder, blocks[int(block)])):
+            for name, value in zip(out, (first + place, id_, image, label), strict=True):
+                out[name].append(value)
+    return out
+
+
+def _spread(rows: list[Row], number: int) -> frozenset[int]:
+    """Return places spread evenly over the split."""
+    return frozenset(int(i) for i in np.linspace(0, len(rows) - 1, min(number, len(rows))))
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

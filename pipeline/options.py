@@ -1,0 +1,193 @@
+"""The command line of `pipeline.run`: every field of the configuration is a flag, typed and checked.
+
+Light to import, so that `--help` and mistakes in flags are answered at once.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import io
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, NamedTuple, NoReturn
+
+import tyro
+
+from pixcon_core.config import RunConfig, flatten, override
+from pixcon_core.presets import PRESETS, default_preset
+
+CONFIG, RESULT = "config.json", "result.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Train a segmentor with pixel contrast, evaluate it, and say where everything lies."""
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+
+    preset: str | None = None
+    """Settings to start from, by name; other flags change single ones. Without it, the data set's own."""
+
+    out: Path = Path("runs")
+    """Folder for run folders, prepared data and miniature data."""
+
+    resume: bool = False
+    """Go on with the newest run in --out that fits the other flags, from its last checkpoint."""
+
+
+class StoredRun(NamedTuple):
+    """A run folder, and what it says of itself."""
+
+    folder: Path
+    preset: str
+    config: RunConfig
+
+
+class Request(NamedTuple):
+    """What the command line asks for."""
+
+    config: RunConfig
+    preset: str
+    out: Path
+    unfinished: Path | None
+    """Run folder to go on with; it may be finished after all."""
+    notes: tuple[str, ...]
+    """What the user should know, but nothing is wrong."""
+
+
+def parse(arguments: Sequence[str]) -> Request:
+    """Read the command line.
+
+    Raises:
+        ValueError: If something in it is wrong; one line that says what.
+        SystemExit: After `--help`.
+    """
+    early = _early(arguments)
+    if early.preset is not None and early.preset not in PRESETS:
+        near = difflib.get_close_matches(early.preset, PRESETS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"There is no preset {early.preset!r}.{hint} There are: {', '.join(PRESETS)}.")
+    preset = early.preset or default_preset(early.dataset or RunConfig.dataset)
+    found = _newest_run(early.out, early.preset, early.dataset) if early.resume else None
+    start = found.config if found else PRESETS[preset]
+    options = _parse_flags(arguments, start)
+    notes = []
+    if early.resume and found is None:
+        notes.append(f"--resume: there is no run to go on with in {options.out}; starting a new one.")
+    if found is not None:
+        _check_same(found, options.config)
+        preset = found.preset
+    notes += _without_effect(options.config, start)
+    return Request(options.config, preset, options.out, found.folder if found else None, tuple(notes))
+
+
+def store(folder: Path, preset: str, config: RunConfig) -> None:
+    """Write the resolved configuration into a run folder."""
+    text = json.dumps({"preset": preset, "config": dataclasses.asdict(config)}, indent=1)
+    (folder / CONFIG).write_text(text + "\n")
+
+
+def load(folder: Path) -> StoredRun:
+    """Read the configuration of a run folder.
+
+    Raises:
+        ValueError: If it has none, or one that this version does not know.
+    """
+    try:
+        stored = json.loads((folder / CONFIG).read_text())
+        return StoredRun(folder, stored["preset"], override(RunConfig(), stored["config"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / CONFIG} is not the configuration of a run: {error}") from error
+
+
+def _early(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the flags that decide what the others' defaults are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--preset", nargs="?")
+    parser.add_argument("--dataset", nargs="?")
+    parser.add_argument("--out", type=Path, nargs="?", default=Options.out)
+    parser.add_argument("--resume", action="store_true")
+    try:
+        return parser.parse_known_args(arguments)[0]
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{error}. All flags: --help.") from error
+
+
+def _parse_flags(arguments: Sequence[str], start: RunConfig) -> Options:
+    screen = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(screen):
+            return tyro.cli(
+                Options,
+                prog="python -m pipeline.run",
+                args=list(arguments),
+                default=Options(config=start),
+                use_underscores=True,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(_first_part(screen.getvalue())) from None
+
+
+def _first_part(box: str) -> str:
+    """Return what tyro's framed message says, in one line, without the reminder of the help text."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines() if line.startswith("│")]
+    text = []
+    for line in lines:
+        if line.startswith(("For full helptext", "Argument helptext")):
+            break
+        text.append(line)
+    sentence = " ".join(" ".join(text).split()).removeprefix("Error parsing config.").rstrip(".")
+    return f"{sentence}. All flags: --help."
+
+
+def _newest_run(out: Path, preset: str | None, dataset: str | None) -> StoredRun | None:
+    """Return the newest run that was started with this preset and data set, where these are given."""
+    files = sorted(out.glob(f"*/{CONFIG}"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in files:
+        run = load(file.parent)
+        if preset in (None, run.preset) and dataset in (None, run.config.dataset):
+            return run
+    return None
+
+
+def _check_same(found: StoredRun, asked: RunConfig) -> None:
+    stored, wanted = flatten(found.config), flatten(asked)
+    differing = [name for name in stored if stored[name] != wanted[name]]
+    if differing:
+        listed = "; ".join(f"{name} is {stored[name]} there, not {wanted[name]}" for name in differing)
+        raise ValueError(
+            f"--resume: the newest run, {found.folder}, has other settings: {listed}. Leave these flags out to go on"
+            " with it, or --resume to start anew."
+        )
+
+
+def _without_effect(config: RunConfig, start: RunConfig) -> list[str]:
+    """Say which of the user's settings change nothing."""
+    notes = []
+    asked, given = flatten(config.contrast, "contrast."), flatten(start.contrast, "contrast.")
+    moved = [name for name in asked if asked[name] != given[name]]
+    if config.contrast.weight == 0:
+        idle = [name for name in moved if name != "contrast.weight"]
+        notes += [f"{', '.join(idle)}: no effect, since contrast.weight is 0."] if idle else []
+    elif config.contrast.keys == "batch":
+        idle = [n for n in moved if n in ("contrast.memory_size", "contrast.pixels_per_class")]
+        notes += [f"{', '.join(idle)}: no effect, since contrast.keys is batch."] if idle else []
+    if config.contrast.weight > 0 and config.warmup_steps >= config.train.steps:
+        notes.append(
+            f"contrast.warmup_steps={config.warmup_steps} is not less than train.steps={config.train.steps}: contrast"
+            " will never begin."
+        )
+    return notes
+
+
+def fail(error: object, *, code: int = 2) -> NoReturn:
+    """End the program with one message on standard error."""
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,169 @@
+"""What a person sees while it works, and the metrics files: fed by workers, wherever they run.
+
+Workers put records into a mailbox, a small actor; a thread of the driver takes them out. So nothing depends on a disk
+that workers and driver share, and workers print nothing.
+"""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from tqdm import tqdm
+
+Record = dict[str, Any]
+POLL_SECONDS = 0.5
+LINE_SECONDS = 10.0
+
+
+class Bar:
+    """Progress with rate and time left: a bar on a terminal, now and then a plain line elsewhere."""
+
+    def __init__(self, what: str, unit: str) -> None:
+        self._what, self._unit = what, unit
+        self._bar: Any = None
+        self._first = -1
+        self._start = self._last_line = 0.0
+
+    def update(self, done: int, total: int, **figures: float) -> None:
+        """Show that so many of the total are done, and some figures beside it."""
+        if self._first < 0:
+            self._first, self._start = done, time.monotonic()
+            if sys.stderr.isatty():
+                self._bar = tqdm(total=total, initial=done, desc=self._what, unit=self._unit, leave=False)
+        texts = {name: f"{value:.3g}" for name, value in figures.items()}
+        if self._bar is not None:
+            self._bar.set_postfix(texts, refresh=False)
+            self._bar.update(done - self._bar.n)
+        elif done >= total or time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._print_line(done, total, texts)
+
+    def _print_line(self, done: int, total: int, texts: dict[str, str]) -> None:
+        self._last_line = time.monotonic()
+        rate = (done - self._first) / max(self._last_line - self._start, 1e-9)
+        left = f", {duration((total - done) / rate)} left" if rate > 0 and done < total else ""
+        pace = f" ({rate:.1f} {self._unit}s/s{left})" if rate > 0 else ""
+        shown = "".join(f" {name} {text}" for name, text in texts.items())
+        print(f"{self._what}: {done}/{total} {self._unit}s{pace}{shown}", flush=True)
+
+    def close(self) -> None:
+        """Take the bar off the terminal."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time as m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Mailbox:
+    """Holds the records that workers put in until the driver takes them out; see `open_mailbox`."""
+
+    def __init__(self) -> None:
+        self._records: list[Record] = []
+        self._failure = ""
+
+    def put(self, record: Record) -> None:
+        """Add a record."""
+        self._records.append(record)
+
+    def take(self) -> list[Record]:
+        """Return all records since the last call, oldest first."""
+        records, self._records = self._records, []
+        return records
+
+    def fail(self, why: str) -> None:
+        """Say that the work cannot go on, for a reason that its user can mend."""
+        self._failure = why
+
+    def failure(self) -> str:
+        """Return that reason; empty where there is none."""
+        return self._failure
+
+
+def open_mailbox() -> Any:
+    """Start a mailbox as an actor."""
+    return ray.remote(num_cpus=0)(Mailbox).remote()
+
+
+@contextmanager
+def follow(mailbox: Any, on_record: Callable[[Record], None]) -> Iterator[None]:
+    """Pass each record to a function of this process, from another thread, until the block ends."""
+    over = threading.Event()
+
+    def poll() -> None:
+        while not over.wait(POLL_SECONDS):
+            deliver()
+
+    def deliver() -> None:
+        for record in ray.get(mailbox.take.remote()):
+            on_record(record)
+
+    thread = threading.Thread(target=poll, daemon=True, name="mailbox")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        deliver()
+
+
+class MetricsLog:
+    """Metrics by step in a run folder: `metrics.jsonl`, and the same for TensorBoard.
+
+    A run that was stopped and resumed writes some steps again; the earlier lines of these are dropped.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file = folder / "metrics.jsonl"
+        self._last_step = -1
+        for line in _lines(self._file):
+            self._last_step = json.loads(line)["step"]
+        self._board: Any = None
+
+    def write(self, record: Record) -> None:
+        """Append the metrics of one step."""
+        step = record["step"]
+        if step <= self._last_step:
+            self._drop_from(step)
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+            self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step)
+        with self._file.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        self._last_step = step
+        for name, value in record.items():
+            if name != "step":
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write out what TensorBoard's writer still holds."""
+        if self._board is not None:
+            self._board.close()
+
+    def _drop_from(self, step: int) -> None:
+        kept = [line for line in _lines(self._file) if json.loads(line)["step"] < step]
+        temporary = self._file.with_suffix(".tmp")
+        temporary.write_text("".join(kept))
+        temporary.rename(self._file)
+        if self._board is not None:  # a worker restarted: TensorBoard is to forget the later steps too
+            self._board.close()
+            self._board = None
+
+
+def _lines(file: Path) -> list[str]:
+    """Return the whole lines of a file; a crash may have left the last one unfinished."""
+    if not file.exists():
+        return []
+    return [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]

@@ -1,0 +1,38 @@
+"""Command line: train a segmentor with pixel contrast and evaluate it.
+
+python -m pipeline.run                                         # built-in miniature data, some minutes
+python -m pipeline.run --dataset camvid --data_root CamVid     # real data
+python -m pipeline.run --contrast.temperature 0.07 --train.steps 1000
+python -m pipeline.run --resume                                # go on with a run that was stopped
+python -m pipeline.run --help                                  # all settings
+"""
+
+import sys
+from collections.abc import Sequence
+
+from pipeline.options import fail, parse
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run; end with code 2 for mistakes of the user, 1 for failures, 130 where it was stopped by hand."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        request = parse(given)
+    except ValueError as error:
+        fail(error)
+    for note in request.notes:
+        print(f"note: {note}", file=sys.stderr)
+
+    from pipeline.journey import run  # some seconds: torch, Ray, timm
+
+    try:
+        result = run(request)
+    except ValueError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        fail(f"stopped. The same command with --resume goes on from the last checkpoint in {request.out}.", code=130)
+    print(result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Ray for one command: joins the cluster that RAY_ADDRESS names, else starts one here; keeps its noise away."""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Ray reads these when it is imported.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Train's controller looks at its workers every 2 s by default, and a report waits for the look.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+if "RAY_ADDRESS" not in os.environ:
+    # In spite of its name, this is what makes a local Ray listen on 127.0.0.1 alone, on every system.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+import ray
+import ray.data
+
+
+@contextmanager
+def ray_session(log_folder: Path | None = None) -> Iterator[None]:
+    """Hold a connection to Ray; a cluster already connected to is left as it is.
+
+    Args:
+        log_folder: Where a local cluster's logs are copied at its end. While it runs, and after a crash, it is
+            a link to them.
+    """
+    if ray.is_initialized():
+        quiet_data_logs()
+        yield
+        return
+    local = "RAY_ADDRESS" not in os.environ
+    context: Any = ray.init(
+        # Data tasks wait for files and for memory half of their time: two logical CPUs for each real one, so
+        # that a training worker that holds one never keeps them from running at all.
+        num_cpus=max(4, 2 * len(os.sched_getaffinity(0))) if local else None,
+        include_dashboard=False if local else None,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    quiet_data_logs()
+    session_logs = Path(context.address_info["session_dir"]) / "logs" if local else None
+    try:
+        if session_logs and log_folder:
+            _remove(log_folder)
+            log_folder.symlink_to(session_logs, target_is_directory=True)
+        yield
+    finally:
+        ray.shutdown()
+        if session_logs and log_folder and session_logs.exists():
+            _remove(log_folder)
+            shutil.copytree(session_logs, log_folder, ignore_dangling_symlinks=True)
+
+
+def quiet_data_logs() -> None:
+    """Keep Ray Data's and Ray Train's own bars and messages off the terminal; their log files have them."""
+    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # Results in the order of the plan: without it the batches of two runs differ.
+    context.execution_options.preserve_order = True
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)

@@ -1,0 +1,15 @@
+"""Segmentation models: a timm backbone, a head, and in training a projection head."""
+
+from pixcon_core.models.backbone import Normalization, normalization
+from pixcon_core.models.segmentor import Segmentor, SegmentorOutput, build_segmentor, check_model
+from pixcon_core.models.weights import pretrained_source
+
+__all__ = [
+    "Normalization",
+    "Segmentor",
+    "SegmentorOutput",
+    "build_segmentor",
+    "check_model",
+    "normalization",
+    "pretrained_source",
+]

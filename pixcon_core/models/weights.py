@@ -1,0 +1,153 @@
+"""Where a backbone's first weights come from, and whether they fit."""
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.models import get_arch_name, get_pretrained_cfg
+from torch import Tensor, nn
+
+from pixcon_core.config import ModelConfig
+from pixcon_core.models.lite import load_lite, package_name, weights_file
+
+_ENDINGS = (".safetensors", ".pth")
+_WORDS = ("false", "true", "auto")
+
+
+def pretrained_source(config: ModelConfig) -> str:
+    """Say in a few words which weights the backbone starts from."""
+    if config.pretrained not in _WORDS:
+        return f"weights of {config.pretrained}"
+    architecture = get_arch_name(config.backbone)
+    if config.pretrained != "false" and weights_file(architecture):
+        return f"ImageNet weights of {package_name(architecture)}"
+    if config.pretrained == "true":
+        return f"weights {_hub_name(config.backbone)} of timm's hub"
+    return "fresh weights"
+
+
+def check_pretrained(config: ModelConfig) -> None:
+    """Raise ValueError if the weights asked for cannot be there, as far as is seen without reading them."""
+    if config.pretrained in ("false", "auto"):
+        return
+    if config.pretrained == "true":
+        if not weights_file(get_arch_name(config.backbone)):
+            _hub_name(config.backbone)
+        return
+    path = Path(config.pretrained)
+    if not path.is_file():
+        raise ValueError(
+            f"model.pretrained takes false, true, auto or the path of a file, and there is no file {path}."
+        )
+    if path.suffix not in _ENDINGS:
+        raise ValueError(f"model.pretrained must be a {' or '.join(_ENDINGS)} file, but got {path}.")
+
+
+def needs_hub(config: ModelConfig) -> bool:
+    """Return whether the weights come from timm's hub: asked for, and no package has them."""
+    return config.pretrained == "true" and not weights_file(get_arch_name(config.backbone))
+
+
+def local_weights(config: ModelConfig) -> dict[str, Tensor] | None:
+    """Read the weights that the backbone starts from, without the classifier's, if they are on this machine.
+
+    Returns:
+        A state dict that fits `timm.create_model(config.backbone, num_classes=0)` strictly; None for fresh weights
+        and for those of timm's hub.
+
+    Raises:
+        ValueError: If the file is missing, cannot be read or does not fit the backbone.
+    """
+    check_pretrained(config)
+    if config.pretrained == "false":
+        return None
+    if config.pretrained in ("auto", "true"):
+        architecture = get_arch_name(config.backbone)
+        path = weights_file(architecture)
+        if path is None:
+            return None
+        state = load_lite(path, architecture)
+    else:
+        path = Path(config.pretrained)
+        state = _read(path)
+    return _fitting(state, config.backbone, path)
+
+
+def hub_error(config: ModelConfig, error: Exception) -> ValueError:
+    """Return the error for weights that timm could not fetch: which file, from where, and what to do with it."""
+    name = _hub_name(config.backbone)
+    place = name if "://" in name else f"model.safetensors of https://huggingface.co/{name}"
+    return ValueError(
+        f"model.pretrained=true: the weights of {config.backbone} could not be fetched ({_reason(error)}). "
+        f"Download {place} on a machine with network, and give the file: --model.pretrained PATH. "
+        f"For fresh weights: --model.pretrained false"
+    )
+
+
+def _hub_name(backbone: str) -> str:
+    entry = get_pretrained_cfg(backbone)
+    if entry is None or not entry.has_weights:
+        raise ValueError(
+            f"model.pretrained=true: timm has no weights of {backbone}. Give a file, --model.pretrained PATH, or "
+            f"take fresh weights, --model.pretrained false"
+        )
+    return str(entry.hf_hub_id or entry.url)
+
+
+def _reason(error: Exception) -> str:
+    """Return the start of what an error says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        content: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # the readers raise a dozen kinds, among them for a truncated file
+        raise ValueError(f"model.pretrained: {path} cannot be read as {path.suffix} ({_reason(error)}).") from error
+    for name in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"model.pretrained: {path} has no state dict, that is no tensors by name.")
+    return content
+
+
+def _fitting(state: dict[str, Tensor], backbone: str, path: Path) -> dict[str, Tensor]:
+    """Return the state without its classifier; ValueError where it does not fit the backbone."""
+    if any(key.startswith("backbone.") for key in state):
+        raise ValueError(
+            f"model.pretrained: {path} holds a whole segmentor, not the ImageNet weights of a backbone. "
+            f"To go on with a trained model, use its checkpoint."
+        )
+    with torch.device("meta"):
+        whole = timm.create_model(backbone)
+    classifier = _classifier_prefixes(whole)
+    expected = {k: tuple(v.shape) for k, v in whole.state_dict().items() if not k.startswith(classifier)}
+    state = {k: v for k, v in state.items() if not k.startswith(classifier)}
+    # Files from before 2018 have no batch counters, and nothing reads them.
+    missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
+    differing = [f"{k} is missing" for k in missing]
+    differing += [f"{k} is unknown" for k in state if k not in expected]
+    differing += [
+        f"{k} is {tuple(v.shape)} instead of {expected[k]}"
+        for k, v in state.items()
+        if k in expected and tuple(v.shape) != expected[k]
+    ]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise ValueError(
+            f"model.pretrained: {path} does not fit {backbone}: {'; '.join(differing[:3])}{more}. "
+            f"model.backbone must be the timm model that the file was made with."
+        )
+    return state
+
+
+def _classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
+    names = model.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
+    return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))

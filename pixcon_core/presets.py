@@ -1,0 +1,48 @@
+"""Named configurations to start from. Each is a whole `RunConfig`; a command line changes single fields of it."""
+
+from pixcon_core.config import ContrastConfig, IngestConfig, ModelConfig, RunConfig, TrainConfig
+
+# A memory in proportion to a few hundred small images: the paper's 5000 keys of each class would be most of what such
+# a run stores, and half of them never filled.
+_SMALL_MEMORY = ContrastConfig(memory_size=1000, num_positives=256, num_negatives=1024, max_anchors=512)
+
+
+def _miniature(dataset: str, crop: tuple[int, int]) -> RunConfig:
+    """Return a run of some minutes on two CPU cores."""
+    return RunConfig(
+        dataset=dataset,
+        model=ModelConfig(backbone="resnet10t", pretrained="false", head_channels=64, projection_dim=128),
+        contrast=_SMALL_MEMORY,
+        ingest=IngestConfig(crop=crop),
+        train=TrainConfig(steps=500, batch_size=8, lr=2e-3),
+    )
+
+
+def _lite(dataset: str, crop: tuple[int, int], steps: int) -> RunConfig:
+    """Return a run of less than half an hour on two CPU cores, from ImageNet weights where pixcon[lite] is there."""
+    return RunConfig(
+        dataset=dataset,
+        model=ModelConfig(backbone="tf_efficientnet_lite0", pretrained="auto", head_channels=128, projection_dim=128),
+        contrast=_SMALL_MEMORY,
+        ingest=IngestConfig(crop=crop),
+        train=TrainConfig(steps=steps, batch_size=8, lr=1e-3, clip_norm=5.0),
+    )
+
+
+PRESETS: dict[str, RunConfig] = {
+    "mini-camvid": _miniature("mini-camvid", (128, 128)),
+    "mini-cityscapes": _miniature("mini-cityscapes", (128, 128)),
+    "mini-pascal-context": _miniature("mini-pascal-context", (128, 128)),
+    "mini-coco-stuff": _miniature("mini-coco-stuff", (128, 128)),
+    "camvid-lite": _lite("camvid", (256, 256), 900),
+    "cityscapes-lite": _lite("cityscapes", (384, 384), 4000),
+    "pascal-context-lite": _lite("pascal-context", (256, 256), 4000),
+    "coco-stuff-lite": _lite("coco-stuff", (256, 256), 8000),
+    "lite": _lite("", (256, 256), 2000),
+}
+"""Every preset by the name that `--preset` takes."""
+
+
+def default_preset(dataset: str) -> str:
+    """Return the preset that a data set starts from when none is named: its own, or its lite one, or `lite`."""
+    return next((name for name in (dataset, f"{dataset}-lite") if name in PRESETS), "lite")
