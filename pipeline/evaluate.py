@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from pipeline.checkpoint import Loaded, load_meta, load_segmentor
-from pipeline.ingest import Row, read_rows, split_rows
+from pipeline.ingest import read_blocks, split_rows
 from pipeline.prepare import Shards
 from pixcon_core.metrics import Scores, confusion_matrix, scores
 
@@ -78,12 +78,16 @@ def evaluate(
             f" {len(shards.classes)} ({_some(shards.classes)})."
         )
     rows = split_rows(shards, split)
-    blocks = [rows[i : i + IMAGES_PER_BLOCK] for i in range(0, len(rows), IMAGES_PER_BLOCK)]
-    shown = _spread(rows, num_examples)
+    shown = frozenset(int(i) for i in np.linspace(0, len(rows) - 1, min(num_examples, len(rows))))
+    num_blocks = -(-len(rows) // IMAGES_PER_BLOCK)
     results = (
-        ray.data.range(len(blocks), override_num_blocks=len(blocks))
+        ray.data.range(num_blocks, override_num_blocks=num_blocks)
         # Half a CPU, another amount than the actor's: what asks for the same, Ray would run inside the actor.
-        .map_batches(partial(_read_block, folder=shards.folder, blocks=blocks), batch_size=None, num_cpus=0.5)
+        .map_batches(
+            partial(read_blocks, folder=shards.folder, rows=rows, size=IMAGES_PER_BLOCK),
+            batch_size=None,
+            num_cpus=0.5,
+        )
         .map_batches(
             _Predictor,
             fn_constructor_args=(str(checkpoint.resolve()), shown),
@@ -142,21 +146,6 @@ class _Predictor:
             if int(number) in self._shown:
                 examples.append(Example(str(id_), image, label, prediction))
         return {"confusion": [confusion], "examples": [examples], "images": [len(block["id"])]}
-
-
-def _read_block(numbers: dict[str, Any], folder: str, blocks: list[list[Row]]) -> dict[str, Any]:
-    out: dict[str, list[Any]] = {"number": [], "id": [], "image": [], "label": []}
-    for block in numbers["id"]:
-        first = int(block) * IMAGES_PER_BLOCK
-        for place, (id_, image, label) in enumerate(read_rows(folder, blocks[int(block)])):
-            for name, value in zip(out, (first + place, id_, image, label), strict=True):
-                out[name].append(value)
-    return out
-
-
-def _spread(rows: list[Row], number: int) -> frozenset[int]:
-    """Return places spread evenly over the split."""
-    return frozenset(int(i) for i in np.linspace(0, len(rows) - 1, min(number, len(rows))))
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -165,3 +165,18 @@ def read_rows(folder: str, rows: list[Row]) -> Iterator[tuple[str, np.ndarray, n
 def split_rows(shards: Shards, split: str) -> list[Row]:
     """Return all rows of a split, in the order of the shards."""
     return [Row(group, i) for group in shards.splits[split].groups for i in range(group.rows)]
+
+
+def read_blocks(numbers: dict[str, Any], *, folder: str, rows: list[Row], size: int) -> dict[str, Any]:
+    """Read the rows of some blocks of `size` rows, whole and as they are, for `map_batches`.
+
+    Returns:
+        Columns `number` (place in `rows`), `id`, `image` and `label`.
+    """
+    out: dict[str, list[Any]] = {"number": [], "id": [], "image": [], "label": []}
+    for block in numbers["id"]:
+        first = int(block) * size
+        for place, sample in enumerate(read_rows(folder, rows[first : first + size]), start=first):
+            for column, value in zip(out.values(), (place, *sample), strict=True):
+                column.append(value)
+    return out

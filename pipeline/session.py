@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Train's controller looks at its workers every 2 s by default, and a report waits for the look.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+# Ray's core writes its errors straight to the terminal, among them one for every actor that it may restart. What
+# concerns a user arrives as an exception.
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 if "RAY_ADDRESS" not in os.environ:
     # In spite of its name, this is what makes a local Ray listen on 127.0.0.1 alone, on every system.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -33,14 +37,15 @@ def ray_session(log_folder: Path | None = None) -> Iterator[None]:
         yield
         return
     local = "RAY_ADDRESS" not in os.environ
-    context: Any = ray.init(
-        # Data tasks wait for files and for memory half of their time: two logical CPUs for each real one, so
-        # that a training worker that holds one never keeps them from running at all.
-        num_cpus=max(4, 2 * len(os.sched_getaffinity(0))) if local else None,
-        include_dashboard=False if local else None,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    with _silent_core():
+        context: Any = ray.init(
+            # Data tasks wait for files and for memory half of their time: two logical CPUs for each real one, so
+            # that a training worker that holds one never keeps them from running at all.
+            num_cpus=max(4, 2 * len(os.sched_getaffinity(0))) if local else None,
+            include_dashboard=False if local else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     quiet_data_logs()
     session_logs = Path(context.address_info["session_dir"]) / "logs" if local else None
     try:
@@ -64,6 +69,20 @@ def quiet_data_logs() -> None:
     context.print_on_execution_start = False
     # Results in the order of the plan: without it the batches of two runs differ.
     context.execution_options.preserve_order = True
+
+
+@contextmanager
+def _silent_core() -> Iterator[None]:
+    """Close standard error to Ray's core, which even says there that it was told to be silent."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _remove(path: Path) -> None:
