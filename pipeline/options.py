@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import io
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class Options:
     out: Path = Path("runs")
     """Folder for run folders, prepared data and miniature data."""
 
-    resume: bool = False
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on with the newest run in --out that fits the other flags, from its last checkpoint."""
 
 
@@ -127,24 +128,28 @@ def _parse_flags(arguments: Sequence[str], start: RunConfig) -> Options:
                 args=list(arguments),
                 default=Options(config=start),
                 use_underscores=True,
-                config=(tyro.conf.FlagCreatePairsOff,),
             )
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ValueError(_first_part(screen.getvalue())) from None
+        raise ValueError(_in_one_line(screen.getvalue())) from None
 
 
-def _first_part(box: str) -> str:
-    """Return what tyro's framed message says, in one line, without the reminder of the help text."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines() if line.startswith("│")]
-    text = []
-    for line in lines:
-        if line.startswith(("For full helptext", "Argument helptext")):
-            break
-        text.append(line)
-    sentence = " ".join(" ".join(text).split()).removeprefix("Error parsing config.").rstrip(".")
-    return f"{sentence}. All flags: --help."
+def _in_one_line(box: str) -> str:
+    """Return what tyro's framed message says: its first part, and the flags that it proposes."""
+    parts: list[list[str]] = [[]]
+    for line in box.splitlines()[1:]:  # the first is the title
+        text = line.strip("│╰╯|+ ")
+        if text.strip("─-"):
+            parts[-1].append(text)
+        else:
+            parts.append([])
+    parts = [part for part in parts if part]
+    sentence = re.sub(r"^Error parsing (config\S*: )?", "", " ".join(parts[0])).rstrip(".")
+    proposed = [text.split()[0] for part in parts if part[:1] == ["Perhaps you meant:"] for text in part[1:]]
+    flags = [flag for flag in proposed if flag.startswith("--")]
+    hint = f" Did you mean {' or '.join(flags)}?" if flags else ""
+    return f"{sentence}.{hint} All flags: --help."
 
 
 def _newest_run(out: Path, preset: str | None, dataset: str | None) -> StoredRun | None:

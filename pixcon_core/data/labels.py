@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Integer, Shaped, UInt8
 
 IGNORE_INDEX = 255
-"""Train id of pixels that neither teach nor count; as a raw id it means the same everywhere."""
+"""Train id of pixels that neither teach nor count; as a raw id it means the same unless a data set says otherwise."""
 
 MOST_NAMED = 8
 Colour = tuple[int, int, int]

@@ -89,7 +89,7 @@ def _source_box(
     y, x = shape[0] / crop.resized[0], shape[1] / crop.resized[1]
     bottom = min(crop.top + size[0], crop.resized[0])
     right = min(crop.left + size[1], crop.resized[1])
-    return crop.top * y, crop.left * x, min(bottom * y, shape[0]), min(right * x, shape[1])
+    return crop.top * y, crop.left * x, min(bottom * y, float(shape[0])), min(right * x, float(shape[1]))
 
 
 def _take(

@@ -17,11 +17,10 @@ def conv_bn_relu(in_channels: int, out_channels: int, kernel: int = 1, *, dilati
 def classifier(in_channels: int, num_classes: int, *, dropout: float = 0.0) -> nn.Sequential:
     """Return the 1x1 convolution that gives logits, after dropout of whole channels.
 
-    Its first weights are small, so that the first loss is log(num_classes), whatever the head's width.
+    First weights are PyTorch's: the first loss is near log(num_classes), whatever the head's width. Smaller ones, of
+    0.01, cost CamVid's rare classes all of their accuracy in short runs.
     """
     convolution = nn.Conv2d(in_channels, num_classes, 1)
-    nn.init.normal_(convolution.weight, std=0.01)
-    nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
     return nn.Sequential(nn.Dropout2d(dropout), convolution) if dropout else nn.Sequential(convolution)
 
 

@@ -112,6 +112,19 @@ def test_a_label_drawn_on_the_stored_picture_keeps_it_as_stored(orientation, siz
         assert image.shape[:2] == (8, 6)
 
 
+@pytest.mark.parametrize("orientation", STORED)
+def test_where_a_label_fits_both_ways_the_picture_is_upright(orientation):
+    upright = picture(height=6, width=6)
+    data = encoded(np.ascontiguousarray(STORED[orientation](upright)), exif=with_orientation(orientation))
+    np.testing.assert_array_equal(decode_image(data, (6, 6)), upright)
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4])
+def test_pictures_that_keep_their_size_when_turned_are_upright(orientation):
+    data = encoded(np.ascontiguousarray(STORED[orientation](picture())), exif=with_orientation(orientation))
+    np.testing.assert_array_equal(decode_image(data, (6, 8)), picture())
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 4711])
 def test_orientations_that_do_not_exist_turn_nothing(orientation):
     data = encoded(picture(), exif=with_orientation(orientation))
@@ -250,7 +263,8 @@ VOC_COLOURS = ((0, 0, 0), (128, 0, 0))
         pytest.param(GREY > 50, np.uint8(GREY > 50), id="black-and-white-is-0-and-1"),
         pytest.param(DEEP, DEEP, id="16-bit"),
         pytest.param(picture(), picture(), id="colours"),
-        pytest.param(see_through("RGB"), picture(), id="alpha-is-dropped"),
+        pytest.param(see_through("RGB"), picture(), id="colours-with-alpha"),
+        pytest.param(see_through("L"), np.asarray(Image.fromarray(picture()).convert("L")), id="grey-with-alpha"),
     ],
 )
 def test_label_files_are_read_as_they_are_stored(tmp_path, stored, expected):

@@ -130,6 +130,28 @@ def test_labels_fit_the_pictures_since_classes_change_where_colours_do(name, dra
     assert np.mean(across) > 2.5 * np.mean(within)
 
 
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [
+        ("mini-camvid", ["sky", "building", "pavement", "road"]),
+        ("mini-cityscapes", ["sky", "traffic light", "car", "road"]),
+        ("mini-pascal-context", ["ceiling", "wall", "table", "floor"]),
+        ("mini-pascal-context", ["aeroplane", "mountain", "boat", "ground"]),
+        ("mini-coco-stuff", ["sky-other", "tree", "sea", "sand"]),
+    ],
+)
+def test_names_fit_the_pictures_as_some_things_are_higher_than_others(name, order, drawn):
+    spec = DATASETS[name]
+    heights = {which: [] for which in order}
+    for pair in pairs_of(name, drawn(name)):
+        label = load_pair(spec, pair).label
+        for which in order:
+            rows = np.nonzero(label == spec.classes.index(which))[0]
+            heights[which].extend([rows.mean()] if len(rows) else [])
+    means = [np.mean(heights[which]) for which in order]
+    assert means == sorted(means)
+
+
 @EACH
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_ones(name, tmp_path):
     first, same, other = (

@@ -1,0 +1,139 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.options import load, parse, store
+from pipeline.run import main
+from pixcon_core.config import RunConfig
+from pixcon_core.presets import PRESETS
+
+
+def new_run(out, name, preset, config):
+    folder = out / name
+    folder.mkdir(parents=True)
+    store(folder, preset, config)
+    return folder
+
+
+def test_no_arguments_are_the_miniature_preset():
+    request = parse([])
+    assert request.config == PRESETS["mini-camvid"]
+    assert request.preset == "mini-camvid"
+    assert not request.notes
+
+
+def test_every_field_is_a_flag():
+    done = subprocess.run([sys.executable, "-m", "pipeline.run", "--help"], capture_output=True, text=True, check=True)
+    for section in dataclasses.fields(RunConfig):
+        value = getattr(RunConfig(), section.name)
+        names = (
+            [f"{section.name}.{f.name}" for f in dataclasses.fields(value)]
+            if dataclasses.is_dataclass(value)
+            else [section.name]
+        )
+        for name in names:
+            assert f"--{name}" in done.stdout
+
+
+def test_flags_change_single_fields_of_the_preset():
+    request = parse(
+        "--preset mini-cityscapes --contrast.temperature 0.07 --train.steps 7 --ingest.crop 64 96"
+        " --contrast.num_positives None --contrast.learnable_temperature --seed 3".split()
+    )
+    config = request.config
+    assert request.preset == "mini-cityscapes"
+    assert config.dataset == "mini-cityscapes"
+    assert config.contrast.temperature == 0.07
+    assert config.contrast.num_positives is None
+    assert config.contrast.learnable_temperature
+    assert config.ingest.crop == (64, 96)
+    assert (config.train.steps, config.seed) == (7, 3)
+    assert config.model == PRESETS["mini-cityscapes"].model
+
+
+def test_a_data_set_brings_its_own_preset():
+    assert parse(["--dataset", "camvid", "--data_root", "x"]).preset == "camvid-lite"
+    assert parse(["--dataset=camvid"]).preset == "camvid-lite"
+    own = parse(["--dataset", "my/data.toml"])
+    assert own.preset == "lite"
+    assert own.config.dataset == "my/data.toml"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--contrast.temprature 0.1", "contrast.temperature"),
+        ("--contrast.temperature warm", "--contrast.temperature"),
+        ("--contrast.temperature -1", "contrast.temperature must be > 0, but got -1"),
+        ("--contrast.keys everything", "--contrast.keys"),
+        ("--train.steps 0", "train.steps must be >= 1, but got 0"),
+        ("--train.steps 1.5", "--train.steps"),
+        ("--train.steps", "--train.steps"),
+        ("--ingest.crop 100 128", "ingest.crop must be multiples of model.output_stride (16)"),
+        ("--train.batch_size 6 --train.num_workers 4", "train.batch_size must be a multiple of train.num_workers (4)"),
+        ("--preset mini-camvd", "Did you mean mini-camvid?"),
+        ("--preset", "preset"),
+        ("surplus", "surplus"),
+    ],
+)
+def test_a_mistake_is_one_line_on_standard_error(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments.split())
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith("error: ")
+    assert message in printed.err
+
+
+def test_settings_without_effect_are_noted():
+    notes = parse("--contrast.weight 0 --contrast.memory_size 7".split()).notes
+    assert len(notes) == 1
+    assert "contrast.memory_size: no effect, since contrast.weight is 0" in notes[0]
+    notes = parse("--contrast.keys batch --contrast.memory_size 7".split()).notes
+    assert "since contrast.keys is batch" in notes[0]
+    notes = parse("--contrast.warmup_steps 50 --train.steps 50".split()).notes
+    assert "contrast will never begin" in notes[0]
+
+
+def test_resume_takes_the_newest_run_with_its_own_settings(tmp_path):
+    config = dataclasses.replace(PRESETS["mini-camvid"], seed=5)
+    new_run(tmp_path, "a", "mini-camvid", RunConfig())
+    newest = new_run(tmp_path, "b", "mini-camvid", config)
+    request = parse(["--resume", "--out", str(tmp_path)])
+    assert request.unfinished == newest
+    assert request.config == config
+    assert parse(["--resume", "--out", str(tmp_path), "--seed", "5"]).unfinished == newest
+
+
+def test_resume_looks_among_the_runs_of_the_data_set_asked_for(tmp_path):
+    older = new_run(tmp_path, "a", "mini-cityscapes", PRESETS["mini-cityscapes"])
+    new_run(tmp_path, "b", "mini-camvid", PRESETS["mini-camvid"])
+    for flags in (["--dataset", "mini-cityscapes"], ["--preset", "mini-cityscapes"]):
+        assert parse(["--resume", "--out", str(tmp_path), *flags]).unfinished == older
+
+
+def test_resume_with_other_settings_says_which(tmp_path):
+    new_run(tmp_path, "a", "mini-camvid", PRESETS["mini-camvid"])
+    with pytest.raises(ValueError, match=r"train\.steps is 500 there, not 7"):
+        parse(["--resume", "--out", str(tmp_path), "--train.steps", "7"])
+
+
+def test_resume_without_a_run_starts_one_and_says_so(tmp_path):
+    request = parse(["--resume", "--out", str(tmp_path)])
+    assert request.unfinished is None
+    assert "no run to go on with" in request.notes[0]
+
+
+def test_a_stored_configuration_of_something_else_is_named(tmp_path):
+    new_run(tmp_path, "a", "mini-camvid", RunConfig())
+    file = tmp_path / "a" / "config.json"
+    stored = json.loads(file.read_text())
+    stored["config"]["contrast"]["colour"] = "red"
+    file.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"config\.json is not .*There is no setting contrast\.colour"):
+        load(tmp_path / "a")

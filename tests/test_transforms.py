@@ -1,0 +1,132 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pixcon_core.config import IngestConfig
+from pixcon_core.data.transforms import Crop, _take, augment
+
+PLAIN = IngestConfig(
+    crop=(64, 96), scale=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0, brightness=0, max_class_share=1.0
+)
+
+
+def sample(height=120, width=160, seed=0):
+    """An image whose colours say where a pixel was: red its row, green its column."""
+    rows, columns = np.mgrid[:height, :width].astype(np.uint8)
+    blue = np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
+    return np.stack([rows, columns, blue], axis=2), (rows // 10 % 11).astype(np.uint8)
+
+
+def test_without_a_resize_the_crop_is_a_piece_of_the_image():
+    image, label = sample()
+    for seed in range(10):
+        crop, labels = augment(image, label, PLAIN, np.random.default_rng(seed))
+        top, left = crop[0, 0, :2]
+        np.testing.assert_array_equal(crop, image[top : top + 64, left : left + 96])
+        np.testing.assert_array_equal(labels, label[top : top + 64, left : left + 96])
+
+
+def test_every_place_can_be_cropped():
+    image, label = sample()
+    corners = {tuple(augment(image, label, PLAIN, np.random.default_rng(s))[0][0, 0, :2]) for s in range(4000)}
+    tops, lefts = zip(*corners, strict=True)
+    assert set(tops) == set(range(120 - 64 + 1))
+    assert set(lefts) == set(range(160 - 96 + 1))
+
+
+@pytest.mark.parametrize("resized", [(80, 96), (120, 160), (239, 310)])
+@pytest.mark.parametrize("resample", [Image.Resampling.NEAREST, Image.Resampling.BILINEAR])
+def test_cropping_first_gives_what_resizing_first_gives(resized, resample):
+    image, _ = sample()
+    size = (48, 64)
+    crop = Crop(resized, top=min(7, resized[0] - 48), left=min(13, resized[1] - 64))
+    whole = np.asarray(Image.fromarray(image).resize(resized[::-1], resample))
+    expected = whole[crop.top : crop.top + 48, crop.left : crop.left + 64]
+    taken = _take(image, crop, size, resample, fill=0)
+    if resample is Image.Resampling.NEAREST:
+        np.testing.assert_array_equal(taken, expected)
+    else:  # at its border a crop has fewer neighbours to weigh
+        difference = np.abs(taken.astype(int) - expected)[2:-2, 2:-2]
+        assert difference.max() <= 1
+
+
+def test_image_and_labels_stay_aligned_through_everything():
+    image, label = np.zeros((90, 130, 3), np.uint8), np.zeros((90, 130), np.uint8)
+    image[30:60, 40:90], label[30:60, 40:90] = 200, 1
+    config = dataclasses.replace(PLAIN, scale=(0.5, 2.0), aspect=(0.9, 1.1), flip=0.5)
+    for seed in range(50):
+        crop, labels = augment(image, label, config, np.random.default_rng(seed))
+        assert crop.shape == (64, 96, 3)
+        inside = labels != 255
+        wrong = ((crop[..., 0] > 100) != (labels == 1)) & inside
+        assert wrong.mean() < 0.02  # the blurred edge
+
+
+def test_a_small_image_is_filled_up_with_grey_that_is_ignored():
+    image, label = sample(40, 50)
+    crop, labels = augment(image, label, PLAIN, np.random.default_rng(0))
+    np.testing.assert_array_equal(crop[:40, :50], image)
+    np.testing.assert_array_equal(labels[:40, :50], label)
+    assert (labels[40:] == 255).all()
+    assert (labels[:, 50:] == 255).all()
+    assert (crop[40:] == 128).all()
+
+
+def test_flips_and_brightness_happen_as_often_and_as_much_as_asked():
+    image, label = sample(64, 96)
+    image[..., 2] = 100
+    config = dataclasses.replace(PLAIN, flip=0.25, brightness=10)
+    results = [augment(image, label, config, np.random.default_rng(s))[0] for s in range(1000)]
+    flipped = np.mean([r[0, 0, 1] > r[0, -1, 1] for r in results])
+    shifts = [int(r[0, 0, 2]) - 100 for r in results]
+    assert 0.2 < flipped < 0.3
+    assert set(shifts) == set(range(-10, 11))
+
+
+def test_brightness_stops_at_black_and_white():
+    image = np.full((64, 96, 3), 250, np.uint8)
+    config = dataclasses.replace(PLAIN, brightness=100)
+    values = {int(augment(image, image[..., 0] * 0, config, np.random.default_rng(s))[0].max()) for s in range(200)}
+    assert max(values) == 255
+    assert min(values) >= 150
+
+
+def test_scale_is_drawn_as_often_below_one_as_above():
+    image, label = sample(100, 100)
+    label[:] = np.arange(100)[None, :]  # the width of what is seen tells the scale
+    config = dataclasses.replace(PLAIN, crop=(32, 32), scale=(0.5, 2.0))
+    seen = [np.ptp(augment(image, label, config, np.random.default_rng(s))[1][0].astype(int)) for s in range(2000)]
+    scales = 31 / np.array(seen)
+    assert 0.45 < np.mean(scales < 1) < 0.55
+    assert 0.48 < scales.min() < 0.53
+    assert 1.9 < scales.max() < 2.2
+
+
+def test_a_crop_that_one_class_fills_is_drawn_again():
+    image, label = sample(64, 960)
+    label[:] = 0
+    label[:, :200] = np.arange(200) // 50  # diverse at the left end only
+    strict = dataclasses.replace(PLAIN, crop=(64, 96), max_class_share=0.75)
+
+    def diverse(config):
+        crops = [augment(image, label, config, np.random.default_rng(s))[1] for s in range(300)]
+        return np.mean([np.bincount(c.ravel()).max() < 0.8 * c.size for c in crops])
+
+    assert diverse(strict) > 2 * diverse(PLAIN)
+
+
+def test_an_image_of_one_class_or_of_void_is_taken_after_all():
+    image, label = sample(100, 100)
+    for value in (3, 255):
+        crop, labels = augment(image, np.full_like(label, value), IngestConfig(crop=(64, 64)), np.random.default_rng(0))
+        assert crop.shape == (64, 64, 3)
+        assert set(np.unique(labels)) <= {value, 255}
+
+
+def test_the_same_generator_gives_the_same_crop():
+    image, label = sample()
+    first, second = (augment(image, label, IngestConfig(), np.random.default_rng(5)) for _ in range(2))
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[1], second[1])
