@@ -247,9 +247,10 @@ def print_peak(memory_size: int, key_sampling: str) -> None:
     assert inputs.embeddings.grad is not None
     size = inputs.embeddings.numel() * 4
     extra = peak - before - size  # the gradient of the embeddings is not the loss's
+    stored = module.memory.keys.numel() * 4 if module.memory is not None else 0
     print(
         f"peak memory, {memory_size} keys per class and kind, {key_sampling}: {extra / 2**20:.0f} MiB beside "
-        f"the gradient, {extra / size:.2f}x the embeddings (memory itself {module.memory.keys.numel() * 4 / 2**20:.0f} MiB)"  # type: ignore[union-attr]
+        f"the gradient, {extra / size:.2f}x the embeddings (memory itself {stored / 2**20:.0f} MiB)"
     )
 
 

@@ -138,9 +138,7 @@ class _Predictor:
         num_classes = len(self._loaded.meta.classes)
         confusion = np.zeros((num_classes,) * 2, dtype=np.int64)
         examples = []
-        for number, id_, image, label in zip(
-            block["number"], block["id"], block["image"], block["label"], strict=True
-        ):
+        for number, id_, image, label in zip(block["number"], block["id"], block["image"], block["label"], strict=True):
             prediction = predict(self._loaded, image)
             confusion += confusion_matrix(prediction, label, num_classes)
             if int(number) in self._shown:

@@ -134,9 +134,7 @@ def _evaluate(checkpoint: Path, shards: Shards, config: RunConfig) -> Evaluation
     return evaluation
 
 
-def _write_result(
-    folder: Path, config: RunConfig, shards: Shards, evaluation: Evaluation, seconds: float
-) -> Path:
+def _write_result(folder: Path, config: RunConfig, shards: Shards, evaluation: Evaluation, seconds: float) -> Path:
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     scores = evaluation.scores
     result = {

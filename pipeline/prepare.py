@@ -149,7 +149,7 @@ def fingerprint(spec: DatasetSpec, pairs: dict[str, list[Pair]]) -> str:
     for split, listed in pairs.items():
         for pair in listed:
             for file in (pair.image, pair.label):
-                state = file.stat() if file else None
+                state = file.stat() if file and file.exists() else None  # one of a list may be missing
                 stamp = (state.st_size, state.st_mtime_ns) if state else None
                 digest.update(f"{split} {pair.id} {file} {stamp}\n".encode())
     return digest.hexdigest()[:12]
@@ -217,8 +217,7 @@ def _chunks(split: str, pairs: list[Pair]) -> list[Chunk]:
     order = np.random.default_rng(0).permutation(len(pairs))
     starts = range(0, len(pairs), ROWS_PER_SHARD)
     return [
-        Chunk(split, i, [pairs[j] for j in order[start : start + ROWS_PER_SHARD]])
-        for i, start in enumerate(starts)
+        Chunk(split, i, [pairs[j] for j in order[start : start + ROWS_PER_SHARD]]) for i, start in enumerate(starts)
     ]
 
 

@@ -112,15 +112,11 @@ class TrainedModel(nn.Module):
         pixels = (images.permute(0, 3, 1, 2) - self.mean) / self.std  # (B, H, W, 3) -> (B, 3, H, W)
         output = self.segmentor(pixels, with_embeddings=self.contrast is not None)
         labels = labels.long()
-        cross_entropy = segmentation_loss(
-            output, labels, class_weights=self.class_weights, aux_weight=self.aux_weight
-        )
+        cross_entropy = segmentation_loss(output, labels, class_weights=self.class_weights, aux_weight=self.aux_weight)
         if self.contrast is None:
             return Losses(cross_entropy, cross_entropy, torch.zeros_like(cross_entropy), None)
         contrast = self.contrast(output.embeddings, labels, output.logits.detach())
-        return Losses(
-            cross_entropy + self.weight * contrast.loss, cross_entropy, contrast.loss, contrast.stats
-        )
+        return Losses(cross_entropy + self.weight * contrast.loss, cross_entropy, contrast.loss, contrast.stats)
 
 
 def build_contrast(config: RunConfig, num_classes: int) -> PixelContrast:
@@ -432,9 +428,7 @@ def _train_worker(parameters: dict[str, Any]) -> None:
     quiet_data_logs()
 
     def batches(first_step: int) -> Iterator[Batch]:
-        return stream(
-            job.plan(worker), job.config.ingest, first_step=first_step, last_step=job.config.train.steps
-        )
+        return stream(job.plan(worker), job.config.ingest, first_step=first_step, last_step=job.config.train.steps)
 
     def keep(folder: Path) -> None:
         written = ray.train.Checkpoint.from_directory(folder) if worker.rank == 0 else None

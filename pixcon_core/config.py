@@ -229,9 +229,7 @@ class TrainConfig:
         _require(self.lr_warmup_steps >= 0, "train.lr_warmup_steps", ">= 0", self.lr_warmup_steps)
         _require(self.head_lr_factor > 0, "train.head_lr_factor", "> 0", self.head_lr_factor)
         _require(self.weight_decay >= 0, "train.weight_decay", ">= 0", self.weight_decay)
-        _require(
-            self.clip_norm is None or self.clip_norm > 0, "train.clip_norm", "> 0, or None", self.clip_norm
-        )
+        _require(self.clip_norm is None or self.clip_norm > 0, "train.clip_norm", "> 0, or None", self.clip_norm)
         _require(self.log_every >= 1, "train.log_every", ">= 1", self.log_every)
         _require(self.checkpoint_every >= 1, "train.checkpoint_every", ">= 1", self.checkpoint_every)
         _require(self.num_workers >= 1, "train.num_workers", ">= 1", self.num_workers)

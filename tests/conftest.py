@@ -1,8 +1,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from pixcon_core.data import make_miniature
+
+
+def pytest_configure():
+    """Compute on one thread: tensors here are small, and Ray's workers want cores too."""
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):

@@ -7,9 +7,7 @@ from PIL import Image
 from pixcon_core.config import IngestConfig
 from pixcon_core.data.transforms import Crop, _take, augment
 
-PLAIN = IngestConfig(
-    crop=(64, 96), scale=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0, brightness=0, max_class_share=1.0
-)
+PLAIN = IngestConfig(crop=(64, 96), scale=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0, brightness=0, max_class_share=1.0)
 
 
 def sample(height=120, width=160, seed=0):

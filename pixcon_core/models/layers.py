@@ -1,4 +1,8 @@
-"""The few layers that all heads are made of."""
+"""The few layers that all heads are made of.
+
+First weights are PyTorch's own. Those customary here, He's for convolutions and 0.01 for what gives logits, lost 8
+points of mIoU on CamVid in runs of 150 steps: Adam's steps are small beside the former, and slow to outgrow the latter.
+"""
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -10,16 +14,11 @@ def conv_bn_relu(in_channels: int, out_channels: int, kernel: int = 1, *, dilati
     convolution = nn.Conv2d(
         in_channels, out_channels, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=False
     )
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
 def classifier(in_channels: int, num_classes: int, *, dropout: float = 0.0) -> nn.Sequential:
-    """Return the 1x1 convolution that gives logits, after dropout of whole channels.
-
-    First weights are PyTorch's: the first loss is near log(num_classes), whatever the head's width. Smaller ones, of
-    0.01, cost CamVid's rare classes all of their accuracy in short runs.
-    """
+    """Return the 1x1 convolution that gives logits, after dropout of whole channels."""
     convolution = nn.Conv2d(in_channels, num_classes, 1)
     return nn.Sequential(nn.Dropout2d(dropout), convolution) if dropout else nn.Sequential(convolution)
 

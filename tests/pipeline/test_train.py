@@ -1,0 +1,188 @@
+"""The training loop itself, in this process and without Ray."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.checkpoint import load_meta, load_segmentor, load_training
+from pipeline.ingest import Batch
+from pipeline.prepare import RowGroup, Shards, Split
+from pipeline.train import DivergedError, Job, TrainedModel, Worker, lr_factor, parameter_groups, train
+from pixcon_core.config import ContrastConfig, ModelConfig, RunConfig, TrainConfig
+
+CLASSES = ("sky", "road", "car")
+CONFIG = RunConfig(
+    model=ModelConfig(backbone="resnet10t", pretrained="false", head_channels=16, projection_dim=16),
+    contrast=ContrastConfig(memory_size=20, max_anchors=64, warmup_steps=2),
+    train=TrainConfig(steps=8, batch_size=2, log_every=2, checkpoint_every=3),
+)
+
+
+def job(**changes):
+    config = dataclasses.replace(
+        CONFIG,
+        **{name: dataclasses.replace(getattr(CONFIG, name), **fields) for name, fields in changes.items()},
+    )
+    split = Split((RowGroup("train-00000.parquet", 0, 8),), (400, 300, 20))
+    return Job(config, Shards("nowhere", "test", CLASSES, ((0, 0, 0),) * 3, {"train": split}, ()))
+
+
+def batches(first, last=8):
+    """Images whose blocks of colour are their classes; the same for the same step."""
+    for step in range(first, last):
+        rng = np.random.default_rng(step)
+        labels = rng.integers(0, 3, (2, 4, 4)).repeat(16, axis=1).repeat(16, axis=2).astype(np.uint8)
+        images = np.stack([labels * 80] * 3, axis=-1) + rng.integers(0, 40, (2, 64, 64, 3), dtype=np.uint8)
+        labels[:, :5] = 255
+        yield Batch(images, labels)
+
+
+class Run:
+    """What one call of `train` reported."""
+
+    def __init__(self, folder):
+        self.folder, self.records, self.kept = folder, [], []
+
+    def keep(self, checkpoint):
+        step = load_meta(checkpoint).step
+        self.kept.append(step)
+        shutil.copytree(checkpoint, self.folder / str(step))
+
+    def start(self, job, start=None, source=batches):
+        train(job, Worker(), source, start=start, put=self.records.append, keep=self.keep)
+        return self
+
+
+def same(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return Run(tmp_path_factory.mktemp("whole")).start(job())
+
+
+def test_it_reports_metrics_and_keeps_checkpoints_when_it_should(whole):
+    assert [record["step"] for record in whole.records] == [2, 3, 4, 6, 8]
+    assert whole.kept == [3, 6, 8]
+    last = whole.records[-1]
+    assert last["loss"] == pytest.approx(last["cross_entropy"] + 0.1 * last["contrast"], rel=1e-5)
+    assert last["contrast"] > 0
+    assert last["contrast/anchors"] > 10
+    assert 0 <= last["data_wait"] <= 1
+    assert last["images_per_second"] > 0
+
+
+def test_contrast_begins_after_warm_up(whole):
+    assert whole.records[0]["contrast"] == 0
+    assert all(record["contrast"] > 0 for record in whole.records[1:])
+
+
+def test_it_learns(tmp_path):
+    longer = job(train={"steps": 60, "checkpoint_every": 60, "lr": 1e-2})
+    records = Run(tmp_path).start(longer, source=lambda first: batches(first, 60)).records
+    assert records[-1]["cross_entropy"] < 0.5 * records[0]["cross_entropy"]
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_going_on_from_a_checkpoint_ends_with_the_same_bits(whole, tmp_path, step):
+    resumed = Run(tmp_path).start(job(), start=whole.folder / str(step))
+    weights = [(run.folder / "8" / "model.safetensors").read_bytes() for run in (whole, resumed)]
+    assert weights[0] == weights[1]
+    first, second = (load_training(run.folder / "8") for run in (whole, resumed))
+    assert same(first["optimizer"], second["optimizer"])
+    assert same(first["contrast"], second["contrast"])
+    assert first["clock"]["images"] > 0
+
+
+def test_a_finished_checkpoint_leaves_nothing_to_do(whole, tmp_path):
+    resumed = Run(tmp_path).start(job(), start=whole.folder / "8", source=lambda first: batches(first))
+    assert resumed.records == []
+    assert resumed.kept == []
+
+
+def test_another_seed_gives_another_model(whole, tmp_path):
+    other = Job(dataclasses.replace(job().config, seed=1), job().shards)
+    Run(tmp_path).start(other)
+    first, second = (folder / "8" / "model.safetensors" for folder in (whole.folder, tmp_path))
+    assert first.read_bytes() != second.read_bytes()
+
+
+def test_without_contrast_there_is_no_projection_head_and_no_memory(tmp_path):
+    run = Run(tmp_path).start(job(contrast={"weight": 0.0}))
+    assert "contrast" not in run.records[-1]
+    assert load_training(tmp_path / "8")["contrast"] is None
+    model = TrainedModel(job(contrast={"weight": 0.0}).config, (1, 1, 1))
+    assert model.segmentor.projection is None
+    assert model.contrast is None
+
+
+def test_a_checkpoint_gives_a_segmentor_without_projection_head(whole):
+    loaded = load_segmentor(whole.folder / "8")
+    assert loaded.model.projection is None
+    assert not loaded.model.training
+    assert loaded.meta.classes == CLASSES
+    assert loaded.meta.config == job().config
+    assert loaded.model(torch.zeros(1, 3, 64, 64)).logits.shape[1] == 3
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_a_way_out_and_no_checkpoint_of_it(tmp_path):
+    run = Run(tmp_path)
+    with pytest.raises(DivergedError, match=r"not a finite number at step \d+ .*train\.lr"):
+        run.start(job(train={"lr": 1e30, "precision": "float32"}))
+    for folder in tmp_path.iterdir():
+        weights = load_segmentor(folder).model.state_dict().values()
+        assert all(tensor.isfinite().all() for tensor in weights)
+
+
+def test_checkpoints_hold_nothing_that_is_code(whole):
+    folder = whole.folder / "8"
+    assert sorted(file.name for file in folder.iterdir()) == ["meta.json", "model.safetensors", "training.pt"]
+    json.loads((folder / "meta.json").read_text())
+    torch.load(folder / "training.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "other classes"])
+def test_a_damaged_checkpoint_is_named(whole, tmp_path, damage):
+    folder = shutil.copytree(whole.folder / "8", tmp_path / "checkpoint")
+    if damage == "missing":
+        (folder / "meta.json").unlink()
+    elif damage == "cut":
+        (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+    else:
+        meta = json.loads((folder / "meta.json").read_text())
+        (folder / "meta.json").write_text(json.dumps(meta | {"classes": ["a"], "palette": [[0, 0, 0]]}))
+    with pytest.raises(ValueError, match=str(folder)):
+        load_segmentor(folder)
+
+
+def test_the_learning_rate_falls_as_in_the_paper_after_a_linear_rise():
+    config = TrainConfig(steps=100)
+    for step in (0, 1, 50, 99):
+        assert lr_factor(step, config) == pytest.approx((1 - step / 100) ** 0.9)
+    rising = TrainConfig(steps=100, lr_warmup_steps=9)
+    assert lr_factor(0, rising) == pytest.approx(0.1)
+    assert lr_factor(4, rising) == pytest.approx(0.5 * (1 - 4 / 100) ** 0.9)
+    assert lr_factor(9, rising) == pytest.approx((1 - 9 / 100) ** 0.9)
+
+
+def test_parameters_have_the_learning_rate_and_decay_of_their_kind():
+    config = job(train={"lr": 0.01, "head_lr_factor": 10.0, "weight_decay": 0.1}).config
+    model = TrainedModel(config, (1, 1, 1))
+    groups = parameter_groups(model, config.train)
+    named = {id(p): name for name, p in model.named_parameters()}
+    listed = [id(p) for group in groups for p in group["params"]]
+    assert sorted(listed) == sorted(named)
+    for group in groups:
+        for parameter in group["params"]:
+            in_backbone = named[id(parameter)].startswith("segmentor.backbone.")
+            assert group["base_lr"] == pytest.approx(0.01 if in_backbone else 0.1)
+            assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
