@@ -56,9 +56,9 @@ def test_crops_that_do_not_fit_are_an_error():
 
 
 def test_a_look_ahead_is_cheap_even_for_a_large_model():
-    start = time.perf_counter()
+    start = time.process_time()
     check_model(fresh(backbone="hrnet_w48", head="ocr", head_channels=512, output_stride=8), (520, 520))
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
