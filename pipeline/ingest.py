@@ -3,26 +3,30 @@
 The order of all images of a run is a pure function of the seed: epoch after epoch, row groups are shuffled, and within
 windows of `ingest.window` images single images too. Training step s of batch size B takes positions s*B to (s+1)*B of
 that order, whatever the number of workers. So a run resumes at any step by naming it: nothing is repeated, nothing is
-lost. One stream serves the whole run; there is no pause between epochs, since to Ray Data there are none.
+lost. There is no pause between epochs, since to Ray Data there are none.
 
 Images travel as uint8 and are normalised by the training step. This module imports no torch: data workers start fast.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
-import ray
+import ray.data
 from jaxtyping import UInt8
 
 from pipeline.prepare import RowGroup, Shards
 from pixcon_core.config import IngestConfig
 from pixcon_core.data import decode_image, decode_label
 from pixcon_core.data.transforms import augment
+
+WINDOWS_AHEAD = 4
+"""Windows that are made at a time; at most twice as many are held."""
 
 
 class Row(NamedTuple):
@@ -101,28 +105,39 @@ class Plan(NamedTuple):
 
 
 def stream(plan: Plan, config: IngestConfig, *, first_step: int, last_step: int) -> Iterator[Batch]:
-    """Yield this worker's part of the batch of each step, from `first_step` up to before `last_step`."""
+    """Yield this worker's part of the batch of each step, from `first_step` up to before `last_step`.
+
+    The images of some windows are made at a time, while those before them are used. Ray Data could do all in one
+    execution, but one that has to wait for its consumer polls without a pause: it takes a core, and Python's lock, from
+    the training that it waits for.
+    """
+    length = max(1, WINDOWS_AHEAD * plan.window // plan.batch_size)
+    starts = range(first_step, last_step, length)
+    with ThreadPoolExecutor(1, thread_name_prefix="ingest") as background:
+        parts = [partial(_load, plan, config, start, min(start + length, last_step)) for start in starts]
+        ahead = background.submit(parts[0]) if parts else None
+        for following in [*parts[1:], None]:
+            if ahead is None:
+                return
+            loaded = ahead.result()
+            ahead = background.submit(following) if following else None
+            batches = loaded.iter_batches(
+                batch_size=plan.batch_size // plan.world_size,
+                batch_format="numpy",
+                prefetch_batches=config.prefetch,
+                drop_last=True,
+            )
+            for batch in batches:
+                yield Batch(batch["image"], batch["label"])
+
+
+def _load(plan: Plan, config: IngestConfig, first_step: int, last_step: int) -> ray.data.Dataset:
+    """Make this worker's images of some steps; they stay in Ray's object store."""
     start, stop = plan.first_window(first_step), plan.first_window(last_step) + 1
-    dataset = ray.data.range(stop - start, override_num_blocks=stop - start).map_batches(
-        partial(
-            _load_window,
-            plan=plan,
-            config=config,
-            start=start,
-            first_step=first_step,
-            last_step=last_step,
-        ),
-        batch_size=None,
-        zero_copy_batch=True,
-    )
-    batches = dataset.iter_batches(
-        batch_size=plan.batch_size // plan.world_size,
-        batch_format="numpy",
-        prefetch_batches=config.prefetch,
-        drop_last=True,
-    )
-    for batch in batches:
-        yield Batch(batch["image"], batch["label"])
+    windows = ray.data.range(stop - start, override_num_blocks=stop - start)
+    make = partial(_load_window, plan=plan, config=config, start=start, first_step=first_step, last_step=last_step)
+    loaded: ray.data.Dataset = windows.map_batches(make, batch_size=None, zero_copy_batch=True).materialize()
+    return loaded
 
 
 def _load_window(

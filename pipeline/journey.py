@@ -17,10 +17,12 @@ from pipeline.options import RESULT, Request, store
 from pipeline.prepare import Shards, dataset_spec, find_all_pairs, prepare
 from pipeline.progress import Bar, MetricsLog, Record, duration, follow, open_mailbox
 from pipeline.session import ray_session
-from pipeline.train import Job, fit, wants_gpu
+from pipeline.train import Job, TrainingError, fit, wants_gpu
 from pixcon_core.config import RunConfig
 from pixcon_core.data import DatasetSpec, Pair, make_miniature
 from pixcon_core.models import check_model, pretrained_source
+
+__all__ = ["TrainingError", "run"]
 
 NUM_EXAMPLES = 4
 
@@ -29,7 +31,8 @@ def run(request: Request) -> Path:
     """Do what the command line asks for and return the path of `result.json`.
 
     Raises:
-        ValueError: If data and configuration do not go together, before Ray starts; or if training diverged.
+        ValueError: If data and configuration do not go together, before anything long starts; or if training diverged.
+        TrainingError: If workers failed and trying again did not help.
     """
     start, config = time.monotonic(), request.config
     if request.unfinished is not None and (request.unfinished / RESULT).exists():
@@ -44,11 +47,12 @@ def run(request: Request) -> Path:
     store(folder, request.preset, config)
     print(f"Run folder: {folder} (preset {request.preset})")
     with ray_session(folder / "logs"):
+        use_gpu = wants_gpu(config.train)
         shards = _prepare(spec, pairs, config, request.out / "shards")
         _check_counts(config, {split: shards.splits[split].num_images for split in pairs})
         print(f"Backbone: {config.model.backbone}, {pretrained_source(config.model)}")
         checkpoint = _train(Job(config, shards), folder)
-        evaluation = _evaluate(checkpoint, shards, config)
+        evaluation = _evaluate(checkpoint, shards, use_gpu)
     picture.draw(evaluation.examples, shards.classes, shards.palette, folder / "predictions.png")
     return _show(_write_result(folder, config, shards, evaluation, time.monotonic() - start))
 
@@ -121,13 +125,13 @@ def _train(job: Job, folder: Path) -> Path:
         log.close()
 
 
-def _evaluate(checkpoint: Path, shards: Shards, config: RunConfig) -> Evaluation:
+def _evaluate(checkpoint: Path, shards: Shards, use_gpu: bool) -> Evaluation:
     bar = Bar("Evaluating", "image")
     evaluation = evaluate(
         checkpoint,
         shards,
         num_examples=NUM_EXAMPLES,
-        use_gpu=wants_gpu(config.train),
+        use_gpu=use_gpu,
         on_progress=bar.update,
     )
     bar.close()

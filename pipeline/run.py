@@ -23,12 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for note in request.notes:
         print(f"note: {note}", file=sys.stderr)
 
-    from pipeline.journey import run  # some seconds: torch, Ray, timm
+    from pipeline.journey import TrainingError, run  # some seconds: torch, Ray, timm
 
     try:
         result = run(request)
     except ValueError as error:
         fail(error)
+    except (OSError, TrainingError) as error:
+        fail(f"{error} Ray's logs are in the run folder in {request.out}; --resume goes on after a repair.", code=1)
     except KeyboardInterrupt:
         fail(f"stopped. The same command with --resume goes on from the last checkpoint in {request.out}.", code=130)
     print(result)

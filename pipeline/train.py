@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import ray
+import ray.exceptions
 import ray.train
 import ray.train.torch
 import torch
@@ -44,6 +45,10 @@ Keep = Callable[[Path], None]
 
 class DivergedError(ValueError):
     """The loss is no longer a number."""
+
+
+class TrainingError(RuntimeError):
+    """Workers failed, again and again."""
 
 
 class Worker(NamedTuple):
@@ -366,7 +371,8 @@ def fit(job: Job, mailbox: Any, folder: Path) -> Path:
         The final checkpoint.
 
     Raises:
-        ValueError: If the run diverged.
+        DivergedError: If the loss is no longer a number.
+        TrainingError: If workers failed and trying again did not help.
     """
     final = folder / "checkpoint"
     if final.exists():
@@ -386,7 +392,11 @@ def fit(job: Job, mailbox: Any, folder: Path) -> Path:
             failure_config=FailureConfig(max_failures=2),
         ),
     )
-    result = trainer.fit()
+    try:
+        result = trainer.fit()
+    except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
+        cause = str(error).strip().splitlines()[-1]
+        raise TrainingError(f"training failed: {cause}") from error
     failure = ray.get(mailbox.failure.remote())
     if failure:
         raise DivergedError(failure)
@@ -404,12 +414,18 @@ def wants_gpu(config: TrainConfig) -> bool:
     """Return whether workers get a GPU each.
 
     Raises:
-        ValueError: If GPUs are asked for and the cluster has too few.
+        ValueError: If the cluster is too small for the workers asked for; Ray would wait for ever.
     """
-    gpus = int(ray.cluster_resources().get("GPU", 0))
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
     if config.device == "cuda" and gpus < config.num_workers:
         raise ValueError(
             f"train.device=cuda with train.num_workers={config.num_workers} takes as many GPUs, but Ray sees {gpus}."
+        )
+    if config.num_workers >= cpus:
+        raise ValueError(
+            f"train.num_workers must be less than the CPUs that Ray has ({cpus}), so that one is left to read images,"
+            f" but got {config.num_workers}."
         )
     return config.device == "cuda" or (config.device == "auto" and gpus >= config.num_workers)
 

@@ -2,9 +2,9 @@
 
 from pixcon_core.config import ContrastConfig, IngestConfig, ModelConfig, RunConfig, TrainConfig
 
-# A memory in proportion to a few hundred small images: the paper's 5000 keys of each class would be most of what such
-# a run stores, and half of them never filled.
-_SMALL_MEMORY = ContrastConfig(memory_size=1000, num_positives=256, num_negatives=1024, max_anchors=512)
+# In proportion to a small network and some hundred small images: with the paper's numbers the contrast would take
+# several times as long as the network, and most of its memory would never be filled.
+_SMALL = ContrastConfig(memory_size=200, max_anchors=256, num_positives=128, num_negatives=512)
 
 
 def _miniature(dataset: str, crop: tuple[int, int]) -> RunConfig:
@@ -12,9 +12,9 @@ def _miniature(dataset: str, crop: tuple[int, int]) -> RunConfig:
     return RunConfig(
         dataset=dataset,
         model=ModelConfig(backbone="resnet10t", pretrained="false", head_channels=64, projection_dim=128),
-        contrast=_SMALL_MEMORY,
+        contrast=_SMALL,
         ingest=IngestConfig(crop=crop),
-        train=TrainConfig(steps=500, batch_size=8, lr=2e-3),
+        train=TrainConfig(steps=900, batch_size=8, lr=2e-3),
     )
 
 
@@ -23,7 +23,7 @@ def _lite(dataset: str, crop: tuple[int, int], steps: int) -> RunConfig:
     return RunConfig(
         dataset=dataset,
         model=ModelConfig(backbone="tf_efficientnet_lite0", pretrained="auto", head_channels=128, projection_dim=128),
-        contrast=_SMALL_MEMORY,
+        contrast=_SMALL,
         ingest=IngestConfig(crop=crop),
         train=TrainConfig(steps=steps, batch_size=8, lr=1e-3, clip_norm=5.0),
     )
@@ -34,7 +34,7 @@ PRESETS: dict[str, RunConfig] = {
     "mini-cityscapes": _miniature("mini-cityscapes", (128, 128)),
     "mini-pascal-context": _miniature("mini-pascal-context", (128, 128)),
     "mini-coco-stuff": _miniature("mini-coco-stuff", (128, 128)),
-    "camvid-lite": _lite("camvid", (256, 256), 900),
+    "camvid-lite": _lite("camvid", (256, 256), 1200),
     "cityscapes-lite": _lite("cityscapes", (384, 384), 4000),
     "pascal-context-lite": _lite("pascal-context", (256, 256), 4000),
     "coco-stuff-lite": _lite("coco-stuff", (256, 256), 8000),

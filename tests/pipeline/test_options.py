@@ -119,7 +119,7 @@ def test_resume_looks_among_the_runs_of_the_data_set_asked_for(tmp_path):
 
 def test_resume_with_other_settings_says_which(tmp_path):
     new_run(tmp_path, "a", "mini-camvid", PRESETS["mini-camvid"])
-    with pytest.raises(ValueError, match=r"train\.steps is 500 there, not 7"):
+    with pytest.raises(ValueError, match=r"train\.steps is 900 there, not 7"):
         parse(["--resume", "--out", str(tmp_path), "--train.steps", "7"])
 
 
