@@ -169,9 +169,7 @@ def plain(inputs: Inputs, module: PixelContrast) -> None:
             plain_enqueue(embeddings, labels, groups, module)
 
 
-def plain_enqueue(
-    embeddings: Tensor, labels: Tensor, groups: list[tuple[int, int]], module: PixelContrast
-) -> None:
+def plain_enqueue(embeddings: Tensor, labels: Tensor, groups: list[tuple[int, int]], module: PixelContrast) -> None:
     """Store each class of each image by itself, at places that cost nothing to find."""
     assert module.memory is not None
     for image, label in groups:
