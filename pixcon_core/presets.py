@@ -3,8 +3,10 @@
 from pixcon_core.config import ContrastConfig, IngestConfig, ModelConfig, RunConfig, TrainConfig
 
 # In proportion to a small network and some hundred small images: with the paper's numbers the contrast would take
-# several times as long as the network, and most of its memory would never be filled.
-_SMALL = ContrastConfig(memory_size=200, max_anchors=256, num_positives=128, num_negatives=512)
+# several times as long as the network, and most of its memory would never be filled. Keys at random: with semi-hard
+# ones, and a projection head that starts from nothing, all embeddings of mini-camvid are one direction after 300 steps
+# (cosine 1.0 to positives and negatives alike); with random ones it is 0.8 to positives and 0.5 to negatives.
+_SMALL = ContrastConfig(key_sampling="random", memory_size=200, max_anchors=256, num_positives=128, num_negatives=512)
 
 
 def _miniature(dataset: str, crop: tuple[int, int]) -> RunConfig:
