@@ -132,10 +132,10 @@ def _parse_flags(arguments: Sequence[str], start: RunConfig) -> Options:
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ValueError(_in_one_line(screen.getvalue())) from None
+        raise ValueError(in_one_line(screen.getvalue())) from None
 
 
-def _in_one_line(box: str) -> str:
+def in_one_line(box: str) -> str:
     """Return what tyro's framed message says: its first part, and the flags that it proposes."""
     parts: list[list[str]] = [[]]
     for line in box.splitlines()[1:]:  # the first is the title
