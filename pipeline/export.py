@@ -31,7 +31,7 @@ from torch.export import Dim, ExportedProgram
 
 from pipeline.checkpoint import Loaded, Meta, load_segmentor
 from pipeline.evaluate import PAD_TO
-from pipeline.options import in_one_line, fail
+from pipeline.options import fail, in_one_line
 
 Format = Literal["torch", "onnx"]
 SUFFIX: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx"}
