@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = run(request)
     except ValueError as error:
         fail(error)
-    except (OSError, TrainingError) as error:
+    except OSError as error:
+        fail(error, code=1)
+    except TrainingError as error:
         fail(f"{error} Ray's logs are in the run folder in {request.out}; --resume goes on after a repair.", code=1)
     except KeyboardInterrupt:
         fail(f"stopped. The same command with --resume goes on from the last checkpoint in {request.out}.", code=130)
