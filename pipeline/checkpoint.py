@@ -2,7 +2,7 @@
 
 model.safetensors   the segmentor's weights
 meta.json           configuration, classes, palette, input normalisation, step
-training.pt         optimiser, contrast memory, random states; loaded with weights_only=True
+training.pt         optimiser, contrast memory, time spent; loaded with weights_only=True
 """
 
 import dataclasses

@@ -13,16 +13,15 @@ from typing import Any
 
 from pipeline import picture
 from pipeline.evaluate import Evaluation, evaluate
+from pipeline.fit import fit, wants_gpu
 from pipeline.options import RESULT, Request, store
 from pipeline.prepare import Shards, dataset_spec, find_all_pairs, prepare
 from pipeline.progress import Bar, MetricsLog, Record, duration, follow, open_mailbox
 from pipeline.session import ray_session
-from pipeline.train import Job, TrainingError, fit, wants_gpu
+from pipeline.train import Job
 from pixcon_core.config import RunConfig
 from pixcon_core.data import DatasetSpec, Pair, make_miniature
 from pixcon_core.models import check_model, pretrained_source
-
-__all__ = ["TrainingError", "run"]
 
 NUM_EXAMPLES = 4
 

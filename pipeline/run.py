@@ -23,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for note in request.notes:
         print(f"note: {note}", file=sys.stderr)
 
-    from pipeline.journey import TrainingError, run  # some seconds: torch, Ray, timm
+    from pipeline.fit import TrainingError  # some seconds: torch, Ray, timm
+    from pipeline.journey import run
 
     try:
         result = run(request)

@@ -1,4 +1,4 @@
-"""Station 3: the training loop, and Ray Train's TorchTrainer around it.
+"""Station 3: the training loop. `pipeline.fit` runs it under Ray Train.
 
 The loop is one function, `train`. Contrast is on or off by `contrast.weight`; there is no second loop. All
 randomness of a step is a function of the seed, the step and the worker's rank, so there are no random states to store:
@@ -6,8 +6,6 @@ a checkpoint holds weights, optimiser and contrast memory, and a resumed run goe
 """
 
 import dataclasses
-import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,21 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import ray
-import ray.exceptions
-import ray.train
-import ray.train.torch
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, UInt8
-from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
 from torch import Tensor, nn
 
 from pipeline.checkpoint import Meta, load_meta, load_training, load_weights, save_checkpoint
-from pipeline.ingest import Batch, Plan, stream
+from pipeline.ingest import Batch, Plan
 from pipeline.prepare import Shards
 from pipeline.progress import Record
-from pipeline.session import quiet_data_logs
 from pixcon_core.config import RunConfig, TrainConfig
 from pixcon_core.contrast import PixelContrast, keep_out_of_ddp
 from pixcon_core.contrast.output import ContrastStats
@@ -45,10 +37,6 @@ Keep = Callable[[Path], None]
 
 class DivergedError(ValueError):
     """The loss is no longer a number."""
-
-
-class TrainingError(RuntimeError):
-    """Workers failed, again and again."""
 
 
 class Worker(NamedTuple):
@@ -182,10 +170,9 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 class Meter:
     """Sums of what the log shows, kept on the device: reading them each step would make a GPU wait."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self) -> None:
         self._names: tuple[str, ...] = ()
-        self._sums = torch.zeros(0, device=device)
+        self._sums = torch.zeros(0)
         self._count = 0
 
     def add(self, losses: Losses) -> None:
@@ -256,7 +243,7 @@ def train(
     if start is not None:
         first, clock = _restore(start, model, optimizer)
     parallel = _parallel(model, worker)
-    meter = Meter(device)
+    meter = Meter()
 
     def checkpoint(step: int) -> None:
         with tempfile.TemporaryDirectory(prefix="pixcon-") as folder:
@@ -265,7 +252,6 @@ def train(
             keep(Path(folder))
 
     model.train()
-    images_per_step = config.batch_size
     last_time = time.perf_counter()
     for step, (batch, waited) in enumerate(_timed(batches(first)), start=first):
         # Dropout and the like: the same draws for the same step, whatever came before it.
@@ -290,7 +276,7 @@ def train(
         if step > first:  # the first step of a process also waits for data and kernels to get ready
             clock.seconds += now - last_time
             clock.wait_seconds += waited
-            clock.images += images_per_step
+            clock.images += config.batch_size
         last_time = now
         if is_logged:
             _check_finite(figures, done)
@@ -357,107 +343,3 @@ def _restore(folder: Path, model: TrainedModel, optimizer: torch.optim.Optimizer
     if model.contrast is not None:
         model.contrast.load_state_dict(training["contrast"])
     return load_meta(folder).step, Clock(**training["clock"])
-
-
-def fit(job: Job, mailbox: Any, folder: Path) -> Path:
-    """Train with Ray Train, from the newest checkpoint in `folder` if there is one.
-
-    Args:
-        job: What to train.
-        mailbox: A `Mailbox` actor that gets the metrics.
-        folder: The run's; Ray Train keeps its state below it, the final checkpoint goes to `folder/checkpoint`.
-
-    Returns:
-        The final checkpoint.
-
-    Raises:
-        DivergedError: If the loss is no longer a number.
-        TrainingError: If workers failed and trying again did not help.
-    """
-    final = folder / "checkpoint"
-    if final.exists():
-        return final
-    config = job.config.train
-    use_gpu = wants_gpu(config)
-    trainer = ray.train.torch.TorchTrainer(
-        _train_worker,
-        train_loop_config={"job": job, "mailbox": mailbox},
-        # NCCL has no use where one process trains alone.
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu and config.num_workers > 1 else "gloo"),
-        scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=use_gpu),
-        run_config=ray.train.RunConfig(
-            name="train",
-            storage_path=str(folder.resolve()),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-            failure_config=FailureConfig(max_failures=2),
-        ),
-    )
-    try:
-        result = trainer.fit()
-    except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
-        cause = str(error).strip().splitlines()[-1]
-        raise TrainingError(f"training failed: {cause}") from error
-    failure = ray.get(mailbox.failure.remote())
-    if failure:
-        raise DivergedError(failure)
-    assert result.checkpoint is not None  # the last step is always kept
-    with result.checkpoint.as_directory() as newest:
-        partial = final.with_name("checkpoint.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(newest, partial)
-        partial.rename(final)
-    shutil.rmtree(folder / "train", ignore_errors=True)
-    return final
-
-
-def wants_gpu(config: TrainConfig) -> bool:
-    """Return whether workers get a GPU each.
-
-    Raises:
-        ValueError: If the cluster is too small for the workers asked for; Ray would wait for ever.
-    """
-    resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-    if config.device == "cuda" and gpus < config.num_workers:
-        raise ValueError(
-            f"train.device=cuda with train.num_workers={config.num_workers} takes as many GPUs, but Ray sees {gpus}."
-        )
-    if config.num_workers >= cpus:
-        raise ValueError(
-            f"train.num_workers must be less than the CPUs that Ray has ({cpus}), so that one is left to read images,"
-            f" but got {config.num_workers}."
-        )
-    return config.device == "cuda" or (config.device == "auto" and gpus >= config.num_workers)
-
-
-def _train_worker(parameters: dict[str, Any]) -> None:
-    job, mailbox = parameters["job"], parameters["mailbox"]
-    context = ray.train.get_context()
-    device = ray.train.torch.get_device()
-    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
-    if device.type == "cpu":
-        # Ray gives a worker one thread; the cores of its machine are there for all of its workers.
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
-    else:
-        torch.backends.cudnn.benchmark = True  # crops are all of one size
-        torch.set_float32_matmul_precision("high")
-    quiet_data_logs()
-
-    def batches(first_step: int) -> Iterator[Batch]:
-        return stream(job.plan(worker), job.config.ingest, first_step=first_step, last_step=job.config.train.steps)
-
-    def keep(folder: Path) -> None:
-        written = ray.train.Checkpoint.from_directory(folder) if worker.rank == 0 else None
-        ray.train.report({}, checkpoint=written)
-
-    newest = ray.train.get_checkpoint()
-    try:
-        if newest is None:
-            train(job, worker, batches, start=None, put=mailbox.put.remote, keep=keep)
-        else:
-            with newest.as_directory() as folder:
-                train(job, worker, batches, start=Path(folder), put=mailbox.put.remote, keep=keep)
-    except DivergedError as error:
-        # All ranks see the same loss and end here. Not an error to Ray, which would only try the same again.
-        if worker.rank == 0:
-            ray.get(mailbox.fail.remote(str(error)))

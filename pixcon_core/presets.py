@@ -21,7 +21,7 @@ def _miniature(dataset: str, crop: tuple[int, int]) -> RunConfig:
 
 
 def _lite(dataset: str, crop: tuple[int, int], steps: int) -> RunConfig:
-    """Return a run of less than half an hour on two CPU cores, from ImageNet weights where pixcon[lite] is there."""
+    """Return a run for a CPU or a small GPU, from ImageNet weights where pixcon[lite] is there."""
     return RunConfig(
         dataset=dataset,
         model=ModelConfig(backbone="tf_efficientnet_lite0", pretrained="auto", head_channels=128, projection_dim=128),
