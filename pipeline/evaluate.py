@@ -15,13 +15,14 @@ import numpy as np
 import ray.data
 import torch
 import torch.nn.functional as F
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from pipeline.checkpoint import Loaded, load_meta, load_segmentor
 from pipeline.ingest import read_blocks, split_rows
 from pipeline.prepare import Shards
 from pixcon_core.metrics import Scores, confusion_matrix, scores
+from pixcon_core.models import Segmentor
 
 IMAGES_PER_BLOCK = 8
 # Stride of the coarsest features of any backbone here: images are padded to a multiple of it, so that the features
@@ -111,16 +112,43 @@ def evaluate(
 
 @torch.inference_mode()
 def predict(loaded: Loaded, image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width"]:
-    """Return the class of every pixel of an image of any size."""
-    height, width = image.shape[:2]
-    device = next(loaded.model.parameters()).device
+    """Return the class of every pixel of an image of any size, by the protocol of the checkpoint's configuration.
+
+    The logits of all scales and of mirrored images are added up at the image's size, as in the paper's code.
+    """
+    protocol, model = loaded.meta.config.evaluate, loaded.model
+    device = next(model.parameters()).device
     mean, std = (torch.tensor(value, device=device).view(3, 1, 1) for value in (loaded.meta.mean, loaded.meta.std))
     pixels = torch.from_numpy(image.copy()).to(device).permute(2, 0, 1)[None]  # (H, W, 3) -> (1, 3, H, W)
-    padded = F.pad((pixels / 255 - mean) / std, (0, -width % PAD_TO, 0, -height % PAD_TO))
-    logits: Tensor = loaded.model(padded).logits.float()
-    logits = F.interpolate(logits, padded.shape[2:], mode="bilinear", align_corners=False)
-    ids: np.ndarray = logits[0, :, :height, :width].argmax(dim=0).to(torch.uint8).cpu().numpy()
+    normalised = (pixels / 255 - mean) / std
+    height, width = image.shape[:2]
+    base = 1.0 if protocol.short_side is None else protocol.short_side / min(height, width)
+    total: Tensor | float = 0.0
+    for scale in protocol.scales:
+        size = max(1, round(height * base * scale)), max(1, round(width * base * scale))
+        resized = _resize(normalised, size)
+        total = total + _resize(_logits(model, resized), (height, width))
+        if protocol.flip:
+            total = total + _resize(_logits(model, resized.flip(3)), (height, width)).flip(3)
+    assert isinstance(total, Tensor)  # there is at least one scale
+    ids: np.ndarray = total[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
     return ids
+
+
+def _logits(model: Segmentor, images: Float[Tensor, "1 3 height width"]) -> Float[Tensor, "1 class height width"]:
+    """Return the logits of every pixel."""
+    height, width = images.shape[2:]
+    padded = F.pad(images, (0, -width % PAD_TO, 0, -height % PAD_TO))
+    logits: Tensor = model(padded).logits.float()
+    return _resize(logits, (padded.shape[2], padded.shape[3]))[:, :, :height, :width]
+
+
+def _resize(
+    maps: Float[Tensor, "1 channel height width"], size: tuple[int, int]
+) -> Float[Tensor, "1 channel new_height new_width"]:
+    if tuple(maps.shape[2:]) == size:
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 class _Predictor:

@@ -5,29 +5,28 @@ randomness of a step is a function of the seed, the step and the worker's rank, 
 a checkpoint holds weights, optimiser and contrast memory, and a resumed run goes on bit for bit.
 """
 
-import dataclasses
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from pipeline.checkpoint import Meta, load_meta, load_training, load_weights, save_checkpoint
+from pipeline.checkpoint import Meta, load_meta, save_checkpoint
 from pipeline.ingest import Batch, Plan
+from pipeline.model import Losses, TrainedModel
+from pipeline.optimization import TrainingState, autocast, lr_factor
 from pipeline.prepare import Shards
 from pipeline.progress import Record
 from pixcon_core.config import RunConfig, TrainConfig
-from pixcon_core.contrast import PixelContrast, keep_out_of_ddp
-from pixcon_core.contrast.output import ContrastStats
-from pixcon_core.losses import balanced_class_weights, segmentation_loss
-from pixcon_core.models import Segmentor, build_segmentor, normalization
+from pixcon_core.contrast import keep_out_of_ddp
+from pixcon_core.models import normalization
 
 Put = Callable[[Record], object]
 """Takes a record of metrics, somewhere."""
@@ -67,106 +66,6 @@ class Job:
         )
 
 
-class Losses(NamedTuple):
-    """Losses of one step on one worker."""
-
-    total: Float[Tensor, ""]
-    cross_entropy: Float[Tensor, ""]
-    """With the auxiliary one, where there is one."""
-    contrast: Float[Tensor, ""]
-    """Before its weight."""
-    stats: ContrastStats | None
-
-
-class TrainedModel(nn.Module):
-    """Segmentor and contrast as one module: one forward pass for DDP, one state to save."""
-
-    mean: Float[Tensor, "3 1 1"]
-    std: Float[Tensor, "3 1 1"]
-    class_weights: Float[Tensor, " class"] | None
-
-    def __init__(self, config: RunConfig, class_pixels: tuple[int, ...]) -> None:
-        super().__init__()
-        num_classes, contrast = len(class_pixels), config.contrast
-        self.weight, self.aux_weight = contrast.weight, config.model.aux_weight
-        self.segmentor: Segmentor = build_segmentor(config.model, num_classes, projection=contrast.weight > 0)
-        self.contrast = build_contrast(config, num_classes) if contrast.weight > 0 else None
-        stated = normalization(config.model)
-        self.register_buffer("mean", 255 * torch.tensor(stated.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(stated.std).view(3, 1, 1), persistent=False)
-        balanced = config.train.class_weights == "balanced"
-        weights = balanced_class_weights(class_pixels) if balanced else None
-        self.register_buffer("class_weights", weights, persistent=False)
-
-    def forward(
-        self, images: UInt8[Tensor, "batch height width 3"], labels: UInt8[Tensor, "batch height width"]
-    ) -> Losses:
-        """Return the losses of a batch, and store its keys in the memory."""
-        pixels = (images.permute(0, 3, 1, 2) - self.mean) / self.std  # (B, H, W, 3) -> (B, 3, H, W)
-        output = self.segmentor(pixels, with_embeddings=self.contrast is not None)
-        labels = labels.long()
-        cross_entropy = segmentation_loss(output, labels, class_weights=self.class_weights, aux_weight=self.aux_weight)
-        if self.contrast is None:
-            return Losses(cross_entropy, cross_entropy, torch.zeros_like(cross_entropy), None)
-        contrast = self.contrast(output.embeddings, labels, output.logits.detach())
-        return Losses(cross_entropy + self.weight * contrast.loss, cross_entropy, contrast.loss, contrast.stats)
-
-
-def build_contrast(config: RunConfig, num_classes: int) -> PixelContrast:
-    """Return the contrast term of a configuration."""
-    settings = {f.name: getattr(config.contrast, f.name) for f in dataclasses.fields(config.contrast)}
-    del settings["weight"]
-    settings["warmup_steps"] = config.warmup_steps
-    return PixelContrast(num_classes, config.model.projection_dim, **settings, seed=config.seed)
-
-
-def parameter_groups(model: TrainedModel, config: TrainConfig) -> list[dict[str, Any]]:
-    """Split parameters by learning rate (backbone, head) and weight decay (not on biases and norms).
-
-    Each group's `base_lr` is the rate that the schedule scales.
-    """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        key = name.startswith("segmentor.backbone."), parameter.ndim > 1
-        groups.setdefault(key, []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": config.lr,
-            "base_lr": config.lr * (1.0 if is_backbone else config.head_lr_factor),
-            "weight_decay": config.weight_decay if decays else 0.0,
-        }
-        for (is_backbone, decays), parameters in groups.items()
-    ]
-
-
-def build_optimizer(model: TrainedModel, config: TrainConfig) -> torch.optim.Optimizer:
-    """Return the optimiser over the groups of `parameter_groups`."""
-    groups = parameter_groups(model, config)
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=config.lr)
-
-
-def lr_factor(step: int, config: TrainConfig) -> float:
-    """Return the share of the learning rate at a step: linear warm-up, and (1 - step/steps)^0.9 as in the paper."""
-    rise = min(1.0, (step + 1) / (config.lr_warmup_steps + 1))
-    return float(rise * (1 - step / config.steps) ** 0.9)
-
-
-def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
-    """Return the autocast context that `train.precision` asks for."""
-    wanted = config.precision == "bfloat16" or (config.precision == "auto" and computes_in_bfloat16(device))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
-
-
-def computes_in_bfloat16(device: torch.device) -> bool:
-    """Return whether the hardware has bfloat16 arithmetic that pays."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_amx_tile_supported())
-
-
 class Meter:
     """Sums of what the log shows, kept on the device: reading them each step would make a GPU wait."""
 
@@ -196,21 +95,6 @@ class Meter:
         return dict(zip(self._names, means.tolist(), strict=True))
 
 
-@dataclass
-class Clock:
-    """Where the time of the loop went. Part of the checkpoint, so that a resumed run states the whole."""
-
-    seconds: float = 0.0
-    wait_seconds: float = 0.0
-    """Of these, waiting for data."""
-    images: int = 0
-
-    def figures(self) -> dict[str, float]:
-        """Return rate and share of waiting."""
-        seconds = max(self.seconds, 1e-9)
-        return {"images_per_second": self.images / seconds, "data_wait": self.wait_seconds / seconds}
-
-
 def train(
     job: Job,
     worker: Worker,
@@ -238,17 +122,18 @@ def train(
     model = TrainedModel(job.config, job.shards.splits["train"].class_pixels).to(device)
     if config.channels_last:
         model.segmentor.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
-    optimizer = build_optimizer(model, config)
-    first, clock = 0, Clock()
-    if start is not None:
-        first, clock = _restore(start, model, optimizer)
+    state = TrainingState(model, config, device)
+    first = 0 if start is None else _restore(start, state)
+    clock = state.clock
+    if config.compile:
+        model.segmentor.compile()
     parallel = _parallel(model, worker)
     meter = Meter()
 
     def checkpoint(step: int) -> None:
         with tempfile.TemporaryDirectory(prefix="pixcon-") as folder:
             if worker.rank == 0:
-                _save(Path(folder), job, model, optimizer, step, clock)
+                _save(Path(folder), job, state, step)
             keep(Path(folder))
 
     model.train()
@@ -256,17 +141,10 @@ def train(
     for step, (batch, waited) in enumerate(_timed(batches(first)), start=first):
         # Dropout and the like: the same draws for the same step, whatever came before it.
         torch.manual_seed(hash((job.config.seed, step, worker.rank)) % 2**63)
-        for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * lr_factor(step, config)
         images, labels = (_to_device(part, device) for part in batch)
-        with autocast(config, device):
-            losses: Losses = parallel(images, labels)
-        losses.total.backward()  # type: ignore[no-untyped-call, unused-ignore]
-        if config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        meter.add(losses)
+        for losses in _gradients(parallel, images, labels, config, state.scaler):
+            meter.add(losses)
+        _update(state, config, step)
 
         done = step + 1
         is_kept = done % config.checkpoint_every == 0 or done == config.steps
@@ -281,10 +159,39 @@ def train(
         if is_logged:
             _check_finite(figures, done)
             if worker.rank == 0:
-                put({"step": done, **figures, "lr": optimizer.param_groups[0]["lr"], **clock.figures()})
+                put({"step": done, **figures, "lr": state.optimizer.param_groups[0]["lr"], **clock.figures()})
         if is_kept:
             checkpoint(done)
             last_time = time.perf_counter()
+
+
+def _gradients(
+    model: nn.Module, images: Tensor, labels: Tensor, config: TrainConfig, scaler: torch.amp.GradScaler
+) -> Iterator[Losses]:
+    """Add up the gradients of a step's images, part after part, and yield the losses of each."""
+    parts = list(zip(images.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True))
+    for i, part in enumerate(parts, start=1):
+        # Workers exchange gradients once a step, with the last part.
+        is_waiting = i < len(parts) and isinstance(model, nn.parallel.DistributedDataParallel)
+        with model.no_sync() if is_waiting else contextlib.nullcontext():  # type: ignore[operator]
+            with autocast(config, images.device):
+                losses: Losses = model(*part)
+            scaler.scale(losses.total / len(parts)).backward()  # type: ignore[no-untyped-call, unused-ignore]
+        yield losses
+
+
+def _update(state: TrainingState, config: TrainConfig, step: int) -> None:
+    """Take one optimiser step with the gradients there are."""
+    for group in state.optimizer.param_groups:
+        group["lr"] = group["base_lr"] * lr_factor(step, config)
+    if config.clip_norm is not None:
+        state.scaler.unscale_(state.optimizer)
+        nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    if state.average is not None:
+        state.average.update(state.model.segmentor)
 
 
 def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
@@ -322,24 +229,13 @@ def _check_finite(figures: dict[str, float], step: int) -> None:
         )
 
 
-def _save(
-    folder: Path, job: Job, model: TrainedModel, optimizer: torch.optim.Optimizer, step: int, clock: Clock
-) -> None:
+def _save(folder: Path, job: Job, state: TrainingState, step: int) -> None:
     stated = normalization(job.config.model)
     meta = Meta(job.config, job.shards.classes, job.shards.palette, stated.mean, stated.std, step)
-    training = {
-        "optimizer": optimizer.state_dict(),
-        "contrast": model.contrast.state_dict() if model.contrast is not None else None,
-        "clock": dataclasses.asdict(clock),
-    }
-    save_checkpoint(folder, model.segmentor, meta, training)
+    save_checkpoint(folder, state.inference_model, meta, state.training_dict())
 
 
-def _restore(folder: Path, model: TrainedModel, optimizer: torch.optim.Optimizer) -> tuple[int, Clock]:
-    """Load a checkpoint into model and optimiser; return its step and clock."""
-    load_weights(folder, model.segmentor)
-    training = load_training(folder)
-    optimizer.load_state_dict(training["optimizer"])
-    if model.contrast is not None:
-        model.contrast.load_state_dict(training["contrast"])
-    return load_meta(folder).step, Clock(**training["clock"])
+def _restore(folder: Path, state: TrainingState) -> int:
+    """Go on from a checkpoint; return its step."""
+    state.load(folder)
+    return load_meta(folder).step

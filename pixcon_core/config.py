@@ -135,6 +135,9 @@ class IngestConfig:
     crop: tuple[int, int] = (128, 128)
     """Height and width of training crops, in pixels."""
 
+    short_side: int | None = None
+    """Images are first brought to this shorter side, in pixels; None leaves them."""
+
     scale: tuple[float, float] = (0.5, 2.0)
     """Random resize, smallest and largest factor (paper: 0.5 to 2)."""
 
@@ -146,6 +149,15 @@ class IngestConfig:
 
     brightness: int = 10
     """Brightness shift, at most so many grey levels up or down (paper: 10)."""
+
+    contrast: float = 0.0
+    """Random contrast, by a factor of 1 - this to 1 + this (paper: 0)."""
+
+    saturation: float = 0.0
+    """Random saturation, by a factor of 1 - this to 1 + this (paper: 0)."""
+
+    hue: float = 0.0
+    """Random turn of the hue, at most this share of the whole circle either way (paper: 0)."""
 
     max_class_share: float = 0.75
     """A crop that one class fills beyond this share is drawn again, up to ten times; 1 takes any."""
@@ -167,6 +179,10 @@ class IngestConfig:
             _require(0 < low <= high, f"ingest.{name}", "two factors, 0 < smallest <= largest", (low, high))
         _require(0 <= self.flip <= 1, "ingest.flip", "in [0, 1]", self.flip)
         _require(0 <= self.brightness <= 255, "ingest.brightness", "in [0, 255]", self.brightness)
+        for name in ("contrast", "saturation"):
+            _require(0 <= getattr(self, name) <= 1, f"ingest.{name}", "in [0, 1]", getattr(self, name))
+        _require(0 <= self.hue <= 0.5, "ingest.hue", "in [0, 0.5]", self.hue)
+        _require(self.short_side is None or self.short_side >= 32, "ingest.short_side", ">= 32", self.short_side)
         _require(0 < self.max_class_share <= 1, "ingest.max_class_share", "in (0, 1]", self.max_class_share)
         _require(self.window >= 1, "ingest.window", ">= 1", self.window)
         _require(self.prefetch >= 1, "ingest.prefetch", ">= 1", self.prefetch)
@@ -182,6 +198,10 @@ class TrainConfig:
 
     batch_size: int = 8
     """Images in one step, over all workers together."""
+
+    accumulate: int = 1
+    """Parts that each worker's images of a step go through the network in, one after the other, to save memory. Batch
+    norm and contrast see one part at a time."""
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """sgd has momentum 0.9 (paper)."""
@@ -201,11 +221,26 @@ class TrainConfig:
     clip_norm: float | None = None
     """Gradients are scaled down to this norm; None leaves them."""
 
-    class_weights: Literal["none", "balanced"] = "balanced"
-    """balanced: rare classes weigh more in cross-entropy, 1 / log(1.02 + share) with mean 1."""
+    class_weights: Literal["none", "balanced"] | tuple[float, ...] = "balanced"
+    """balanced: rare classes weigh more in cross-entropy, 1 / log(1.02 + share) with mean 1. Or one number a class."""
 
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Autocast type; auto is bfloat16 where the hardware computes in it."""
+    ohem_threshold: float | None = None
+    """Online hard example mining: pixels whose class has at least this probability are left out of the main
+    cross-entropy; None takes all."""
+
+    ohem_min_kept: int = 100_000
+    """Pixels of a worker's batch that mining keeps at least, the hardest ones."""
+
+    ema_decay: float | None = None
+    """Evaluate and export an exponential moving average of the weights with this decay, 0.999 for one; None has
+    none."""
+
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Autocast type; auto is bfloat16 where the hardware computes in it, else float16 on a GPU. With float16 the loss
+    is scaled, and steps whose gradients overflow are left out."""
+
+    compile: bool = False
+    """torch.compile the segmentor: a minute or more at the start, faster steps after it."""
 
     channels_last: bool = True
     """Memory format of images and convolutions."""
@@ -229,15 +264,48 @@ class TrainConfig:
         _require(self.lr_warmup_steps >= 0, "train.lr_warmup_steps", ">= 0", self.lr_warmup_steps)
         _require(self.head_lr_factor > 0, "train.head_lr_factor", "> 0", self.head_lr_factor)
         _require(self.weight_decay >= 0, "train.weight_decay", ">= 0", self.weight_decay)
+        weights = self.class_weights
+        _require(
+            isinstance(weights, str) or (len(weights) > 0 and min(weights) >= 0 < max(weights)),
+            "train.class_weights",
+            "none, balanced, or one number >= 0 for each class",
+            weights,
+        )
+        ohem, ema = self.ohem_threshold, self.ema_decay
+        _require(ohem is None or 0 < ohem <= 1, "train.ohem_threshold", "in (0, 1], or None", ohem)
+        _require(self.ohem_min_kept >= 1, "train.ohem_min_kept", ">= 1", self.ohem_min_kept)
+        _require(ema is None or 0 < ema < 1, "train.ema_decay", "in (0, 1), or None", ema)
         _require(self.clip_norm is None or self.clip_norm > 0, "train.clip_norm", "> 0, or None", self.clip_norm)
         _require(self.log_every >= 1, "train.log_every", ">= 1", self.log_every)
         _require(self.checkpoint_every >= 1, "train.checkpoint_every", ">= 1", self.checkpoint_every)
         _require(self.num_workers >= 1, "train.num_workers", ">= 1", self.num_workers)
+        _require(self.accumulate >= 1, "train.accumulate", ">= 1", self.accumulate)
+        parts = f" times train.accumulate ({self.accumulate})" if self.accumulate > 1 else ""
         _require(
-            self.batch_size % self.num_workers == 0,
+            self.batch_size % (self.num_workers * self.accumulate) == 0,
             "train.batch_size",
-            f"a multiple of train.num_workers ({self.num_workers})",
+            f"a multiple of train.num_workers ({self.num_workers}){parts}",
             self.batch_size,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How images are predicted: logits of all scales, and of mirrored images, are added up."""
+
+    short_side: int | None = None
+    """Images are first brought to this shorter side, in pixels; None leaves them. Scores are at the labels' size."""
+
+    scales: tuple[float, ...] = (1.0,)
+    """Factors by which images are resized; 1.0 alone is the single-scale protocol."""
+
+    flip: bool = False
+    """Predict mirrored images too."""
+
+    def __post_init__(self) -> None:
+        _require(self.short_side is None or self.short_side >= 32, "evaluate.short_side", ">= 32", self.short_side)
+        _require(
+            len(self.scales) > 0 and min(self.scales) > 0, "evaluate.scales", "one or more factors > 0", self.scales
         )
 
 
@@ -258,6 +326,7 @@ class RunConfig:
     contrast: ContrastConfig = field(default_factory=ContrastConfig)
     ingest: IngestConfig = field(default_factory=IngestConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**32, "seed", "in [0, 2^32)", self.seed)
@@ -330,6 +399,8 @@ def _fits(value: object, hint: Any) -> bool:
     if origin is Literal:
         return value in args
     if origin is tuple:
+        if args[-1] is Ellipsis:
+            return isinstance(value, tuple) and all(_fits(one, args[0]) for one in value)
         return isinstance(value, tuple) and len(value) == len(args) and all(map(_fits, value, args))
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)

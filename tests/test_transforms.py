@@ -91,13 +91,14 @@ def test_brightness_stops_at_black_and_white():
     assert min(values) >= 150
 
 
-def test_scale_is_drawn_as_often_below_one_as_above():
+def test_scale_is_drawn_evenly_over_its_range():
     image, label = sample(100, 100)
     label[:] = np.arange(100)[None, :]  # the width of what is seen tells the scale
     config = dataclasses.replace(PLAIN, crop=(32, 32), scale=(0.5, 2.0))
     seen = [np.ptp(augment(image, label, config, np.random.default_rng(s))[1][0].astype(int)) for s in range(2000)]
     scales = 31 / np.array(seen)
-    assert 0.45 < np.mean(scales < 1) < 0.55
+    for middle in (0.8, 1.0, 1.25, 1.7):
+        assert abs(np.mean(scales < middle) - (middle - 0.5) / 1.5) < 0.05
     assert 0.48 < scales.min() < 0.53
     assert 1.9 < scales.max() < 2.2
 
@@ -128,3 +129,52 @@ def test_the_same_generator_gives_the_same_crop():
     first, second = (augment(image, label, IngestConfig(), np.random.default_rng(5)) for _ in range(2))
     np.testing.assert_array_equal(first[0], second[0])
     np.testing.assert_array_equal(first[1], second[1])
+
+
+def test_a_short_side_is_what_scales_count_from():
+    image, label = sample(100, 140)
+    for height, width in ((100, 140), (140, 100)):
+        label = np.arange(height, dtype=np.uint8)[:, None].repeat(width, axis=1)
+        image = np.zeros((height, width, 3), np.uint8)
+        config = dataclasses.replace(PLAIN, crop=(200, 280), short_side=200)
+        _, labels = augment(image, label, config, np.random.default_rng(0))
+        inside = labels != 255
+        assert inside.any(axis=1).sum() == min(200, height * 2)
+        assert inside.any(axis=0).sum() == min(280, width * 2)
+
+
+def jittered(image, seed=0, **changes):
+    """What `augment` makes of an image as large as the crop, when it only changes colours."""
+    config = dataclasses.replace(PLAIN, crop=image.shape[:2], **changes)
+    return augment(image, image[..., 0] * 0, config, np.random.default_rng(seed))[0]
+
+
+def colourful():
+    return np.random.default_rng(3).integers(60, 190, (64, 96, 3), dtype=np.uint8)
+
+
+def test_contrast_stretches_about_the_mean_grey():
+    image = colourful()
+    factors = set()
+    for seed in range(20):
+        changed = jittered(image, seed, contrast=0.3).astype(float)
+        slope, _ = np.polyfit(image.ravel().astype(float), changed.ravel(), 1)
+        factors.add(round(slope, 3))
+        grey = image @ [0.299, 0.587, 0.114]
+        assert abs(changed.mean() - (grey.mean() + slope * (image.mean() - grey.mean()))) < 1
+    assert min(factors) < 0.8
+    assert max(factors) > 1.2
+    assert all(0.69 < factor < 1.31 for factor in factors)
+
+
+def test_saturation_leaves_grey_as_it_is_and_hue_turns_colours():
+    grey = np.full((64, 96, 3), 120, np.uint8)
+    np.testing.assert_array_equal(jittered(grey, saturation=0.5, hue=0.5), grey)
+    red = np.zeros((64, 96, 3), np.uint8)
+    red[..., 0] = 200
+    turned = {tuple(jittered(red, seed, hue=0.5)[0, 0]) for seed in range(40)}
+    assert {int(np.argmax(colour)) for colour in turned} == {0, 1, 2}
+    slightly = [jittered(red, seed, hue=0.02)[0, 0] for seed in range(40)]
+    assert all(colour[0] == 200 and max(colour[1:]) < 40 for colour in slightly)
+    paler = [jittered(red, seed, saturation=0.5)[0, 0] for seed in range(40)]
+    assert min(colour[0] for colour in paler) < 150

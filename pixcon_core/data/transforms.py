@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from pixcon_core.config import IngestConfig
 
@@ -34,7 +34,7 @@ def augment(
     *,
     ignore_index: int = 255,
 ) -> tuple[UInt8[np.ndarray, "crop_h crop_w 3"], UInt8[np.ndarray, "crop_h crop_w"]]:
-    """Resize at random, crop, flip and shift the brightness.
+    """Resize at random, crop, flip and change the colours.
 
     Args:
         image: RGB, 0..255.
@@ -55,16 +55,37 @@ def augment(
     label_crop = _take(label, crop, config.crop, Image.Resampling.NEAREST, fill=ignore_index)
     if rng.random() < config.flip:
         image_crop, label_crop = image_crop[:, ::-1], label_crop[:, ::-1]
+    return _change_colours(image_crop, config, rng), np.ascontiguousarray(label_crop)
+
+
+def _change_colours(
+    image: UInt8[np.ndarray, "height width 3"], config: IngestConfig, rng: np.random.Generator
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Shift brightness, then change contrast (about the image's mean grey), saturation and hue."""
     shift = int(rng.integers(-config.brightness, config.brightness + 1))
-    table = np.clip(np.arange(256) + shift, 0, 255).astype(np.uint8)
-    return table[image_crop], np.ascontiguousarray(label_crop)
+    levels = np.arange(256) + shift
+    if config.contrast:
+        grey = np.asarray(Image.fromarray(np.ascontiguousarray(image)).convert("L"))
+        mean = grey.mean() + shift
+        levels = np.rint(mean + rng.uniform(1 - config.contrast, 1 + config.contrast) * (levels - mean))
+    changed: UInt8[np.ndarray, "height width 3"] = np.clip(levels, 0, 255).astype(np.uint8)[image]
+    if config.saturation:
+        enhance = ImageEnhance.Color(Image.fromarray(changed))
+        changed = np.asarray(enhance.enhance(rng.uniform(1 - config.saturation, 1 + config.saturation)))
+    if config.hue:
+        hsv = np.array(Image.fromarray(changed).convert("HSV"))
+        hsv[..., 0] += np.uint8(round(256 * rng.uniform(-config.hue, config.hue)) % 256)  # a circle: it wraps
+        changed = np.asarray(Image.fromarray(hsv, "HSV").convert("RGB"))
+    return changed
 
 
 def _choose_crop(
     label: UInt8[np.ndarray, "height width"], config: IngestConfig, rng: np.random.Generator, ignore_index: int
 ) -> Crop:
     """Draw size and place, again and again while one class fills too much of the crop."""
-    scale = np.exp(rng.uniform(*np.log(config.scale)))
+    scale = rng.uniform(*config.scale)
+    if config.short_side is not None:
+        scale *= config.short_side / min(label.shape)
     stretch = np.sqrt(np.exp(rng.uniform(*np.log(config.aspect))))
     height = max(1, round(label.shape[0] * scale / stretch))
     width = max(1, round(label.shape[1] * scale * stretch))

@@ -10,8 +10,10 @@ import torch
 
 from pipeline.checkpoint import load_meta, load_segmentor, load_training
 from pipeline.ingest import Batch
+from pipeline.model import TrainedModel
+from pipeline.optimization import lr_factor, parameter_groups
 from pipeline.prepare import RowGroup, Shards, Split
-from pipeline.train import DivergedError, Job, TrainedModel, Worker, lr_factor, parameter_groups, train
+from pipeline.train import DivergedError, Job, Worker, train
 from pixcon_core.config import ContrastConfig, ModelConfig, RunConfig, TrainConfig
 
 CLASSES = ("sky", "road", "car")
