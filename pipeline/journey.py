@@ -39,6 +39,7 @@ def run(request: Request) -> Path:
         return _show(request.unfinished / RESULT)
     spec = dataset_spec(config.dataset)
     check_model(config.model, config.ingest.crop)
+    _check_classes(config, spec)
     pairs = find_all_pairs(spec, _data_root(spec, config, request.out))
     _check_counts(config, {split: len(listed) for split, listed in pairs.items()})
 
@@ -72,6 +73,15 @@ def _data_root(spec: DatasetSpec, config: RunConfig, out: Path) -> Path:
     make_miniature(spec.name, root, progress=bar.update)
     bar.close()
     return root
+
+
+def _check_classes(config: RunConfig, spec: DatasetSpec) -> None:
+    weights, classes = config.train.class_weights, spec.classes
+    if not isinstance(weights, str) and len(weights) != len(classes):
+        raise ValueError(
+            f"train.class_weights must be one number for each of the {len(classes)} classes of {spec.name}, but got"
+            f" {len(weights)}. For weights by how often a class occurs: --train.class_weights balanced."
+        )
 
 
 def _check_counts(config: RunConfig, counts: dict[str, int]) -> None:

@@ -1,6 +1,7 @@
 """Named configurations to start from. Each is a whole `RunConfig`; a command line changes single fields of it."""
 
 from pixcon_core.config import ContrastConfig, IngestConfig, ModelConfig, RunConfig, TrainConfig
+from pixcon_core.recipes import RECIPES
 
 # In proportion to a small network and some hundred small images: with the paper's numbers the contrast would take
 # several times as long as the network, and most of its memory would never be filled. Keys at random: with semi-hard
@@ -41,6 +42,7 @@ PRESETS: dict[str, RunConfig] = {
     "pascal-context-lite": _lite("pascal-context", (256, 256), 4000),
     "coco-stuff-lite": _lite("coco-stuff", (256, 256), 8000),
     "lite": _lite("", (256, 256), 2000),
+    **RECIPES,
 }
 """Every preset by the name that `--preset` takes."""
 

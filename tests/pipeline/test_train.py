@@ -7,13 +7,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline.checkpoint import load_meta, load_segmentor, load_training
 from pipeline.ingest import Batch
 from pipeline.model import TrainedModel
-from pipeline.optimization import lr_factor, parameter_groups
+from pipeline.optimization import autocast_type, computes_in_bfloat16, lr_factor, parameter_groups
 from pipeline.prepare import RowGroup, Shards, Split
-from pipeline.train import DivergedError, Job, Worker, train
+from pipeline.train import DivergedError, Job, Worker, _gradients, train
 from pixcon_core.config import ContrastConfig, ModelConfig, RunConfig, TrainConfig
 
 CLASSES = ("sky", "road", "car")
@@ -164,6 +165,117 @@ def test_a_damaged_checkpoint_is_named(whole, tmp_path, damage):
         (folder / "meta.json").write_text(json.dumps(meta | {"classes": ["a"], "palette": [[0, 0, 0]]}))
     with pytest.raises(ValueError, match=str(folder)):
         load_segmentor(folder)
+
+
+def test_parts_of_a_batch_add_up_to_its_gradient(tmp_path):
+    # Without batch norm, dropout and contrast, a step in two parts is a step: each part has as many labelled pixels.
+    config = job(contrast={"weight": 0.0}, train={"class_weights": "none", "precision": "float32"}).config
+    torch.manual_seed(0)
+    model = TrainedModel(config, (1, 1, 1)).eval()
+    images, labels = (torch.from_numpy(part) for part in next(iter(batches(0))))
+    gradients = []
+    for parts in (1, 2):
+        model.zero_grad()
+        settings = dataclasses.replace(config.train, accumulate=parts)
+        losses = list(_gradients(model, images, labels, settings, torch.amp.GradScaler("cpu", enabled=False)))
+        assert len(losses) == parts
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert max(float(g.abs().max()) for g in gradients[0]) > 1e-3
+    for whole, added in zip(*gradients, strict=True):
+        torch.testing.assert_close(added, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"accumulate": 2}, {"ema_decay": 0.5}, {"precision": "float16"}], ids=str)
+def test_going_on_gives_the_same_bits_with_any_setting(tmp_path, changes):
+    first, second = (Run(tmp_path / name) for name in ("whole", "resumed"))
+    for run in (first, second):
+        run.folder.mkdir()
+    first.start(job(train=changes))
+    second.start(job(train=changes), start=first.folder / "3")
+    paths = [run.folder / "8" for run in (first, second)]
+    assert (paths[0] / "model.safetensors").read_bytes() == (paths[1] / "model.safetensors").read_bytes()
+    stored = [load_training(path) for path in paths]
+    for name in ("optimizer", "scaler", "contrast", "segmentor"):
+        assert same(stored[0][name], stored[1][name])
+
+
+def test_contrast_begins_after_as_many_steps_when_they_come_in_parts(tmp_path):
+    run = Run(tmp_path).start(job(train={"accumulate": 2}))
+    assert run.records[0]["contrast"] == 0
+    assert all(record["contrast"] > 0 for record in run.records[1:])
+
+
+def test_averaged_weights_are_what_the_formula_says(tmp_path):
+    decay, every = 0.5, {"checkpoint_every": 1, "steps": 4}
+    source = lambda first: batches(first, 4)  # noqa: E731
+    plain = Run(tmp_path / "plain")
+    averaged = Run(tmp_path / "averaged")
+    for run, more in ((plain, {}), (averaged, {"ema_decay": decay})):
+        run.folder.mkdir()
+        run.start(job(train=every | more), source=source)
+    torch.manual_seed(0)
+    expected = TrainedModel(job().config, (400, 300, 20)).segmentor.state_dict()
+    for step in range(1, 5):
+        live = load_file(plain.folder / str(step) / "model.safetensors")
+        for name, value in live.items():
+            if value.is_floating_point():
+                expected[name] = decay * expected[name] + (1 - decay) * value
+    stored = load_file(averaged.folder / "4" / "model.safetensors")
+    for name, value in stored.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
+    # What is trained is not the average.
+    live = load_training(averaged.folder / "4")["segmentor"]
+    assert same(dict(live), dict(load_file(plain.folder / "4" / "model.safetensors")))
+
+
+def test_float16_scales_the_loss_and_trains(tmp_path):
+    run = Run(tmp_path).start(job(train={"precision": "float16", "steps": 8, "log_every": 8}))
+    stored = load_training(tmp_path / "8")["scaler"]
+    assert stored["scale"] > 1
+    exact = Run(tmp_path / "float32")
+    exact.folder.mkdir()
+    exact.start(job(train={"precision": "float32", "steps": 8, "log_every": 8}))
+    assert run.records[-1]["cross_entropy"] == pytest.approx(exact.records[-1]["cross_entropy"], rel=0.1)
+
+
+def test_precision_is_chosen_by_the_device():
+    cpu = torch.device("cpu")
+    assert autocast_type(TrainConfig(precision="float32"), cpu) is None
+    assert autocast_type(TrainConfig(precision="float16"), cpu) is torch.float16
+    assert autocast_type(TrainConfig(precision="bfloat16"), cpu) is torch.bfloat16
+    assert autocast_type(TrainConfig(), cpu) is (torch.bfloat16 if computes_in_bfloat16(cpu) else None)
+
+
+def test_class_weights_and_mining_reach_the_loss():
+    images, labels = (torch.from_numpy(part) for part in next(iter(batches(0))))
+    losses = {}
+    for name, changes in {
+        "plain": {"class_weights": "none"},
+        "given": {"class_weights": (0.0, 0.0, 5.0)},
+        "mined": {"class_weights": "none", "ohem_threshold": 0.9, "ohem_min_kept": 50},
+    }.items():
+        torch.manual_seed(0)
+        model = TrainedModel(job(contrast={"weight": 0.0}, train=changes).config, (400, 300, 20)).eval()
+        losses[name] = model(images, labels).cross_entropy.item()
+        if name == "given":
+            only = torch.where(labels == 2, labels, 255)
+            assert losses[name] == pytest.approx(model(images, only).cross_entropy.item(), rel=1e-5)
+    assert losses["given"] != pytest.approx(losses["plain"], rel=1e-3)
+    assert losses["mined"] >= losses["plain"]
+
+
+@pytest.mark.slow
+def test_a_compiled_segmentor_learns_the_same(tmp_path):
+    short = {"steps": 3, "log_every": 1, "checkpoint_every": 3}
+    runs = [Run(tmp_path / name) for name in ("plain", "compiled")]
+    for run, compiled in zip(runs, (False, True), strict=True):
+        run.folder.mkdir()
+        run.start(job(train=short | {"compile": compiled}), source=lambda first: batches(first, 3))
+    for plain, compiled in zip(*(run.records for run in runs), strict=True):
+        assert compiled["loss"] == pytest.approx(plain["loss"], rel=1e-2)
+    first, second = (load_file(run.folder / "3" / "model.safetensors") for run in runs)
+    assert first.keys() == second.keys()
 
 
 def test_the_learning_rate_falls_as_in_the_paper_after_a_linear_rise():

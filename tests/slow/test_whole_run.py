@@ -122,6 +122,7 @@ def test_two_workers_train_one_model(ray_cluster, tiny_camvid, tmp_path, capsys)
         ("--train.batch_size 21", "train.batch_size must be at most the number of training images (20), but got 21"),
         ("--model.backbone resnet10x", "resnet10"),
         ("--data_root nowhere", "nowhere"),
+        ("--train.class_weights 1 2 3", "one number for each of the 11 classes of camvid, but got 3"),
         ("--model.pretrained weights.pth", "weights.pth"),
         ("--train.device cuda", "train.device=cuda"),
     ],
