@@ -8,9 +8,10 @@ lost. There is no pause between epochs, since to Ray Data there are none.
 Images travel as uint8 and are normalised by the training step. This module imports no torch: data workers start fast.
 """
 
-from collections import defaultdict
+import itertools
+from collections import defaultdict, deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +26,10 @@ from pixcon_core.config import IngestConfig
 from pixcon_core.data import decode_image, decode_label
 from pixcon_core.data.transforms import augment
 
-WINDOWS_AHEAD = 4
-"""Windows that are made at a time; at most twice as many are held."""
+WINDOWS_AT_ONCE = 4
+"""Windows that one Ray Data execution makes."""
+PARTS_AHEAD = 2
+"""Executions beside each other: while one begins or ends, the other keeps the cores busy. One part more is held."""
 
 
 class Row(NamedTuple):
@@ -111,16 +114,17 @@ def stream(plan: Plan, config: IngestConfig, *, first_step: int, last_step: int)
     execution, but one that has to wait for its consumer polls without a pause: it takes a core, and Python's lock, from
     the training that it waits for.
     """
-    length = max(1, WINDOWS_AHEAD * plan.window // plan.batch_size)
-    starts = range(first_step, last_step, length)
-    with ThreadPoolExecutor(1, thread_name_prefix="ingest") as background:
-        parts = [partial(_load, plan, config, start, min(start + length, last_step)) for start in starts]
-        ahead = background.submit(parts[0]) if parts else None
-        for following in [*parts[1:], None]:
-            if ahead is None:
-                return
-            loaded = ahead.result()
-            ahead = background.submit(following) if following else None
+    length = max(1, WINDOWS_AT_ONCE * plan.window // plan.batch_size)
+    parts = iter(range(first_step, last_step, length))
+    with ThreadPoolExecutor(PARTS_AHEAD, thread_name_prefix="ingest") as background:
+
+        def load(start: int) -> Future[ray.data.Dataset]:
+            return background.submit(_load, plan, config, start, min(start + length, last_step))
+
+        ahead = deque(map(load, itertools.islice(parts, PARTS_AHEAD)))
+        while ahead:
+            loaded = ahead.popleft().result()
+            ahead.extend(map(load, itertools.islice(parts, 1)))
             batches = loaded.iter_batches(
                 batch_size=plan.batch_size // plan.world_size,
                 batch_format="numpy",

@@ -22,6 +22,11 @@ if "RAY_ADDRESS" not in os.environ:
 
 import ray
 import ray.data
+from ray.data._internal.execution.resource_manager import ResourceManager
+
+# Ray Data of 2.60 asks what it may use without waiting for the answer, takes none for nothing at all, and asks again
+# after a second, in which it runs one task at a time: half of the time of an execution as short as ours are.
+ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = 0.05  # type: ignore[assignment, unused-ignore]
 
 
 @contextmanager
