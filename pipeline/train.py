@@ -26,7 +26,7 @@ from pipeline.prepare import Shards
 from pipeline.progress import Record
 from pixcon_core.config import RunConfig, TrainConfig
 from pixcon_core.contrast import keep_out_of_ddp
-from pixcon_core.models import normalization
+from pixcon_core.models import normalization, synchronize_batch_norm
 
 Put = Callable[[Record], object]
 """Takes a record of metrics, somewhere."""
@@ -213,8 +213,7 @@ def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
 def _parallel(model: TrainedModel, worker: Worker) -> nn.Module:
     if worker.world_size == 1:
         return model
-    if worker.device.type == "cuda":
-        model.segmentor = nn.SyncBatchNorm.convert_sync_batchnorm(model.segmentor)
+    synchronize_batch_norm(model.segmentor, worker.device.type)
     keep_out_of_ddp(model)
     on_gpu = [worker.device] if worker.device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(model, device_ids=on_gpu)

@@ -2,6 +2,7 @@
 
 from pixcon_core.models.backbone import Normalization, normalization
 from pixcon_core.models.segmentor import Segmentor, SegmentorOutput, build_segmentor, check_model
+from pixcon_core.models.sync_batch_norm import synchronize_batch_norm
 from pixcon_core.models.weights import pretrained_source
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "check_model",
     "normalization",
     "pretrained_source",
+    "synchronize_batch_norm",
 ]
