@@ -38,7 +38,8 @@ def run(request: Request) -> Path:
         print(f"{request.unfinished} is finished already.")
         return _show(request.unfinished / RESULT)
     spec = dataset_spec(config.dataset)
-    check_model(config.model, config.ingest.crop)
+    at_once = config.train.batch_size // config.train.accumulate
+    check_model(config.model, config.ingest.crop, images_at_once=at_once)
     _check_classes(config, spec)
     pairs = find_all_pairs(spec, _data_root(spec, config, request.out))
     _check_counts(config, {split: len(listed) for split, listed in pairs.items()})
