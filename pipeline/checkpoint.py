@@ -17,9 +17,14 @@ from torch import nn
 
 from pixcon_core.config import RunConfig, override
 from pixcon_core.models import Segmentor, build_segmentor
+from pixcon_core.models.weights import differences, reason
 
 WEIGHTS, META, TRAINING = "model.safetensors", "meta.json", "training.pt"
 PROJECTION = "projection."
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged, or of another model or run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +61,7 @@ def load_meta(folder: Path) -> Meta:
     """Read what a checkpoint says of itself.
 
     Raises:
-        ValueError: If the folder is not a checkpoint of ours.
+        CheckpointError: If the folder is not a checkpoint of ours.
     """
     try:
         stored = json.loads((folder / META).read_text())
@@ -69,7 +74,7 @@ def load_meta(folder: Path) -> Meta:
             step=int(stored["step"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise CheckpointError(
             f"{folder} is not a checkpoint: expected {WEIGHTS}, {META} and {TRAINING} in it ({error})."
         ) from error
 
@@ -78,7 +83,7 @@ def load_segmentor(folder: Path) -> Loaded:
     """Load a checkpoint for inference: without projection head, in eval mode, on the CPU.
 
     Raises:
-        ValueError: If the folder is not a checkpoint of ours, or its weights do not fit its configuration.
+        CheckpointError: If the folder is not a checkpoint of ours, or its weights do not fit its configuration.
     """
     meta = load_meta(folder)
     fresh = dataclasses.replace(meta.config.model, pretrained="false")
@@ -91,18 +96,35 @@ def load_weights(folder: Path, model: Segmentor) -> None:
     """Load a checkpoint's weights into a segmentor; those of the projection head only if it has one.
 
     Raises:
-        ValueError: If the weights do not fit.
+        CheckpointError: If the file cannot be read or its weights do not fit.
     """
+    file = folder / WEIGHTS
     try:
-        weights = load_file(folder / WEIGHTS)
-        if model.projection is None:
-            weights = {name: value for name, value in weights.items() if not name.startswith(PROJECTION)}
-        model.load_state_dict(weights)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{folder / WEIGHTS} does not hold the weights of this model: {error}") from error
+        weights = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be read ({reason(error)}).") from error
+    if model.projection is None:
+        weights = {name: value for name, value in weights.items() if not name.startswith(PROJECTION)}
+    differing = differences(weights, model.state_dict())
+    if differing:
+        raise CheckpointError(
+            f"{file} does not fit the model: {differing}. Its model.* settings, its classes and whether there is"
+            f" contrast must be those of {META} beside it."
+        )
+    model.load_state_dict(weights)
 
 
 def load_training(folder: Path) -> dict[str, Any]:
-    """Load the part of a checkpoint that only a resume needs."""
-    training: dict[str, Any] = torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
+    """Load the part of a checkpoint that only a resume needs.
+
+    Raises:
+        CheckpointError: If it cannot be read, or is something else.
+    """
+    file = folder / TRAINING
+    try:
+        training = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # of a dozen kinds, among them for a truncated file
+        raise CheckpointError(f"{file} cannot be read ({reason(error)}).") from error
+    if not isinstance(training, dict):
+        raise CheckpointError(f"{file} must hold a dict of optimiser, memory and clock, but holds {type(training)}.")
     return training

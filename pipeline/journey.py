@@ -21,7 +21,7 @@ from pipeline.session import ray_session
 from pipeline.train import Job
 from pixcon_core.config import RunConfig
 from pixcon_core.data import DatasetSpec, Pair, make_miniature
-from pixcon_core.models import check_model, pretrained_source
+from pixcon_core.models import check_model, fetch_pretrained, pretrained_source
 
 NUM_EXAMPLES = 4
 
@@ -38,10 +38,12 @@ def run(request: Request) -> Path:
         print(f"{request.unfinished} is finished already.")
         return _show(request.unfinished / RESULT)
     spec = dataset_spec(config.dataset)
-    check_model(config.model, config.ingest.crop)
+    at_once = config.train.batch_size // config.train.accumulate
+    check_model(config.model, config.ingest.crop, images_at_once=at_once)
     _check_classes(config, spec)
     pairs = find_all_pairs(spec, _data_root(spec, config, request.out))
     _check_counts(config, {split: len(listed) for split, listed in pairs.items()})
+    fetch_pretrained(config.model)  # workers find them in the cache; without network it ends here
 
     folder = request.unfinished or _new_folder(request.out, spec.name)
     store(folder, request.preset, config)

@@ -8,9 +8,10 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
-from pipeline.checkpoint import load_training, load_weights
+from pipeline.checkpoint import TRAINING, CheckpointError, load_training, load_weights
 from pipeline.model import TrainedModel
 from pixcon_core.config import TrainConfig
+from pixcon_core.models.weights import reason
 
 
 def parameter_groups(model: TrainedModel, config: TrainConfig) -> list[dict[str, Any]]:
@@ -111,9 +112,23 @@ class TrainingState:
         }
 
     def load(self, folder: Path) -> None:
-        """Take everything over from a checkpoint."""
+        """Take everything over from a checkpoint.
+
+        Raises:
+            CheckpointError: If it is damaged, or of a run with other settings.
+        """
         load_weights(folder, self.model.segmentor)
         training = load_training(folder)
+        needed = [name for name, own in self.training_dict().items() if own is not None]
+        lacking = [name for name in needed if training.get(name) is None]
+        if lacking:
+            raise CheckpointError(f"{folder / TRAINING} lacks {', '.join(lacking)}, which these settings take.")
+        try:
+            self._take_over(training)
+        except Exception as error:  # PyTorch's states refuse in many ways
+            raise CheckpointError(f"{folder / TRAINING} does not fit these settings: {reason(error)}") from error
+
+    def _take_over(self, training: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(training["optimizer"])
         self.scaler.load_state_dict(training["scaler"])
         if self.model.contrast is not None:

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipeline.checkpoint import Meta, load_meta, save_checkpoint
+from pipeline.checkpoint import CheckpointError, Meta, load_meta, save_checkpoint
 from pipeline.ingest import Batch, Plan
 from pipeline.model import Losses, TrainedModel
 from pipeline.optimization import TrainingState, autocast, lr_factor
@@ -26,7 +26,7 @@ from pipeline.prepare import Shards
 from pipeline.progress import Record
 from pixcon_core.config import RunConfig, TrainConfig
 from pixcon_core.contrast import keep_out_of_ddp
-from pixcon_core.models import normalization
+from pixcon_core.models import normalization, synchronize_batch_norm
 
 Put = Callable[[Record], object]
 """Takes a record of metrics, somewhere."""
@@ -116,6 +116,7 @@ def train(
 
     Raises:
         DivergedError: If the loss is no longer finite.
+        CheckpointError: If the checkpoint to go on from is damaged or does not fit.
     """
     config, device = job.config.train, worker.device
     torch.manual_seed(job.config.seed)
@@ -123,7 +124,7 @@ def train(
     if config.channels_last:
         model.segmentor.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
     state = TrainingState(model, config, device)
-    first = 0 if start is None else _restore(start, state)
+    first = 0 if start is None else _restore(start, job, state)
     clock = state.clock
     if config.compile:
         model.segmentor.compile()
@@ -213,8 +214,7 @@ def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
 def _parallel(model: TrainedModel, worker: Worker) -> nn.Module:
     if worker.world_size == 1:
         return model
-    if worker.device.type == "cuda":
-        model.segmentor = nn.SyncBatchNorm.convert_sync_batchnorm(model.segmentor)
+    synchronize_batch_norm(model.segmentor, worker.device.type)
     keep_out_of_ddp(model)
     on_gpu = [worker.device] if worker.device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(model, device_ids=on_gpu)
@@ -235,7 +235,17 @@ def _save(folder: Path, job: Job, state: TrainingState, step: int) -> None:
     save_checkpoint(folder, state.inference_model, meta, state.training_dict())
 
 
-def _restore(folder: Path, state: TrainingState) -> int:
+def _restore(folder: Path, job: Job, state: TrainingState) -> int:
     """Go on from a checkpoint; return its step."""
-    state.load(folder)
-    return load_meta(folder).step
+    try:
+        meta = load_meta(folder)
+        for name, stored, wanted in (
+            ("the classes", meta.classes, job.shards.classes),
+            ("train.optimizer", meta.config.train.optimizer, job.config.train.optimizer),
+        ):
+            if stored != wanted:
+                raise CheckpointError(f"{folder} is of a run with {name} {stored}, and this one has {wanted}.")
+        state.load(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} To begin anew, run without --resume.") from error
+    return meta.step

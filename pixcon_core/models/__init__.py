@@ -1,7 +1,8 @@
 """Segmentation models: a timm backbone, a head, and in training a projection head."""
 
-from pixcon_core.models.backbone import Normalization, normalization
+from pixcon_core.models.backbone import Normalization, fetch_pretrained, normalization
 from pixcon_core.models.segmentor import Segmentor, SegmentorOutput, build_segmentor, check_model
+from pixcon_core.models.sync_batch_norm import synchronize_batch_norm
 from pixcon_core.models.weights import pretrained_source
 
 __all__ = [
@@ -10,6 +11,8 @@ __all__ = [
     "SegmentorOutput",
     "build_segmentor",
     "check_model",
+    "fetch_pretrained",
     "normalization",
     "pretrained_source",
+    "synchronize_batch_norm",
 ]

@@ -9,6 +9,7 @@ from timm.models import PretrainedCfg, get_arch_name, get_pretrained_cfg
 from torch import nn
 
 from pixcon_core.config import ModelConfig
+from pixcon_core.models.hub import check_hub
 from pixcon_core.models.weights import hub_error, local_weights, needs_hub
 
 
@@ -71,6 +72,7 @@ def create_backbone(config: ModelConfig, out_indices: list[int]) -> nn.Module:
     arguments = _arguments(config) | {"out_indices": out_indices}
     if needs_hub(config):
         try:
+            check_hub(config.backbone)
             return _create(config.backbone, arguments | {"pretrained": True})
         except Exception as error:  # no network looks different through each HTTP client
             raise hub_error(config, error) from error
@@ -85,6 +87,16 @@ def create_backbone(config: ModelConfig, out_indices: list[int]) -> nn.Module:
     backbone = _create(config.backbone, arguments | given)
     cast(dict[str, Any], backbone.pretrained_cfg)["state_dict"] = None  # else it would keep a second copy
     return backbone
+
+
+def fetch_pretrained(config: ModelConfig) -> None:
+    """Bring the backbone's weights into the hub client's cache, if they come from the hub.
+
+    Raises:
+        ValueError: If they cannot be fetched, or do not fit.
+    """
+    if needs_hub(config):
+        create_backbone(config, [feature_levels(config)[-1].out_index])
 
 
 def check_forward(config: ModelConfig, out_indices: list[int], size: tuple[int, int]) -> None:

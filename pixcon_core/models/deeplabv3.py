@@ -16,8 +16,8 @@ class ImagePool(nn.Module):
     """The mean over the whole map, through 1x1 convolution, batch norm and ReLU, at every pixel again.
 
     Batch norm has no variance to learn from where the batch is one image, whose mean is one pixel. For such a batch
-    the running statistics stand in, and stay as they are. (With synchronised batch norm the images of all workers
-    count, and it looks after itself.)
+    the running statistics stand in, and stay as they are. With synchronised batch norm, which is another class on
+    CPU and on GPU, the images of all workers count, and one for each is enough.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:

@@ -1,7 +1,9 @@
 """`Segmentor`: backbone, head, and in training a projection head for the embeddings."""
 
+import dataclasses
 from typing import NamedTuple, cast
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -100,12 +102,14 @@ def build_segmentor(config: ModelConfig, num_classes: int, *, projection: bool =
     return Segmentor(backbone, head, project, multiple=_multiple(config))
 
 
-def check_model(config: ModelConfig, crop: tuple[int, int]) -> None:
+def check_model(config: ModelConfig, crop: tuple[int, int], *, images_at_once: int = 2) -> None:
     """Raise ValueError if training could not begin: a look ahead that makes no weights and needs no network.
 
     Args:
         config: What `build_segmentor` will get.
         crop: Height and width of training crops.
+        images_at_once: What batch norm has its statistics from: the images of all workers that go through the
+            network together.
     """
     levels = _head_levels(config)
     check_pretrained(config)
@@ -116,6 +120,22 @@ def check_model(config: ModelConfig, crop: tuple[int, int]) -> None:
     multiple = _multiple(config)
     height, width = (side + -side % multiple for side in crop)
     check_forward(config, [level.out_index for level in levels], (height, width))
+    if images_at_once == 1:
+        _check_one_image(config, crop)
+
+
+def _check_one_image(config: ModelConfig, crop: tuple[int, int]) -> None:
+    """Raise ValueError if a map is so small that one image gives a batch norm one value per channel, or none."""
+    with torch.device("meta"):
+        model = build_segmentor(dataclasses.replace(config, pretrained="false"), num_classes=2)
+    try:
+        model(torch.empty(1, 3, *crop, device="meta"), with_embeddings=True)
+    except ValueError as error:  # two images have just gone through
+        raise ValueError(
+            f"train.batch_size: one image at a time with ingest.crop {crop} and model.output_stride"
+            f" {config.output_stride} leaves a batch norm of {config.backbone} or of the {config.head} head one value"
+            " per channel, and so no variance. Raise train.batch_size or ingest.crop (or lower train.accumulate)."
+        ) from error
 
 
 def _multiple(config: ModelConfig) -> int:

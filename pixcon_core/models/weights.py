@@ -1,5 +1,6 @@
 """Where a backbone's first weights come from, and whether they fit."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,30 @@ def hub_error(config: ModelConfig, error: Exception) -> ValueError:
     name = _hub_name(config.backbone)
     place = name if "://" in name else f"model.safetensors of https://huggingface.co/{name}"
     return ValueError(
-        f"model.pretrained=true: the weights of {config.backbone} could not be fetched ({_reason(error)}). "
+        f"model.pretrained=true: the weights of {config.backbone} could not be fetched ({reason(error)}). "
         f"Download {place} on a machine with network, and give the file: --model.pretrained PATH. "
         f"For fresh weights: --model.pretrained false"
     )
+
+
+def differences(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Name the first keys that are missing, unknown or of another shape, in one line; nothing where all fit."""
+    # Files from before 2018 have no batch counters, and nothing reads them.
+    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    differing = [f"{key} is missing" for key in missing]
+    differing += [f"{key} is unknown" for key in state if key not in expected]
+    differing += [
+        f"{key} is {tuple(value.shape)} instead of {tuple(expected[key].shape)}"
+        for key, value in state.items()
+        if key in expected and value.shape != expected[key].shape
+    ]
+    more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+    return f"{'; '.join(differing[:3])}{more}"
+
+
+def reason(error: Exception) -> str:
+    """Return the start of what an error says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _hub_name(backbone: str) -> str:
@@ -99,11 +120,6 @@ def _hub_name(backbone: str) -> str:
     return str(entry.hf_hub_id or entry.url)
 
 
-def _reason(error: Exception) -> str:
-    """Return the start of what an error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         content: Any = (
@@ -112,7 +128,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except Exception as error:  # the readers raise a dozen kinds, among them for a truncated file
-        raise ValueError(f"model.pretrained: {path} cannot be read as {path.suffix} ({_reason(error)}).") from error
+        raise ValueError(f"model.pretrained: {path} cannot be read as {path.suffix} ({reason(error)}).") from error
     for name in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
@@ -131,21 +147,12 @@ def _fitting(state: dict[str, Tensor], backbone: str, path: Path) -> dict[str, T
     with torch.device("meta"):
         whole = timm.create_model(backbone)
     classifier = _classifier_prefixes(whole)
-    expected = {k: tuple(v.shape) for k, v in whole.state_dict().items() if not k.startswith(classifier)}
+    expected = {k: v for k, v in whole.state_dict().items() if not k.startswith(classifier)}
     state = {k: v for k, v in state.items() if not k.startswith(classifier)}
-    # Files from before 2018 have no batch counters, and nothing reads them.
-    missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
-    differing = [f"{k} is missing" for k in missing]
-    differing += [f"{k} is unknown" for k in state if k not in expected]
-    differing += [
-        f"{k} is {tuple(v.shape)} instead of {expected[k]}"
-        for k, v in state.items()
-        if k in expected and tuple(v.shape) != expected[k]
-    ]
+    differing = differences(state, expected)
     if differing:
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise ValueError(
-            f"model.pretrained: {path} does not fit {backbone}: {'; '.join(differing[:3])}{more}. "
+            f"model.pretrained: {path} does not fit {backbone}: {differing}. "
             f"model.backbone must be the timm model that the file was made with."
         )
     return state

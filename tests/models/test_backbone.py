@@ -1,6 +1,7 @@
 import time
 
 import pytest
+import torch
 
 from pixcon_core.config import ModelConfig
 from pixcon_core.models import build_segmentor, check_model, normalization
@@ -53,6 +54,28 @@ def test_crops_that_do_not_fit_are_an_error():
         check_model(fresh(), (64, 72))
     with pytest.raises(ValueError, match="vit_tiny_patch16_224 does not take images of"):
         check_model(fresh(backbone="vit_tiny_patch16_224", head="deeplabv3"), (64, 64))
+
+
+@pytest.mark.parametrize(
+    ("settings", "too_small", "large_enough"),
+    [
+        pytest.param({"output_stride": 32}, 32, 64, id="fcn"),
+        pytest.param({"head": "deeplabv3"}, 16, 32, id="deeplabv3"),
+        pytest.param({"backbone": "hrnet_w18_small", "head": "ocr"}, 32, 64, id="coarsest-of-hrnets-branches"),
+        pytest.param({"backbone": "convnext_atto", "output_stride": 32}, 32, 64, id="only-the-head-has-batch-norm"),
+    ],
+)
+def test_one_image_whose_map_is_one_pixel_is_an_error_before_training(settings, too_small, large_enough):
+    config = fresh(head_channels=16, **settings)
+    message = r"train\.batch_size: one image .* ingest\.crop \(\d+, \d+\) and model\.output_stride \d+ .*Raise"
+    with pytest.raises(ValueError, match=message):
+        check_model(config, (too_small, too_small), images_at_once=1)
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        build_segmentor(config, 5)(torch.zeros(1, 3, too_small, too_small))
+
+    check_model(config, (too_small, too_small), images_at_once=2)
+    check_model(config, (large_enough, large_enough), images_at_once=1)
+    build_segmentor(config, 5)(torch.zeros(1, 3, large_enough, large_enough))
 
 
 def test_a_look_ahead_is_cheap_even_for_a_large_model():

@@ -130,6 +130,7 @@ def test_a_hub_out_of_reach_is_an_error_that_says_what_to_do(monkeypatch):
     def unreachable(*args, **arguments):
         raise ConnectionError("no network")
 
+    monkeypatch.setattr("pixcon_core.models.backbone.check_hub", lambda backbone: None)
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", unreachable)
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_url", unreachable)
     config = ModelConfig(pretrained="true")
