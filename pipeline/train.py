@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from pipeline.checkpoint import Meta, load_meta, load_training, load_weights, save_checkpoint
 from pipeline.ingest import Batch, Plan
-from pipeline.prepare import Shards
 from pipeline.progress import Record
+from pipeline.shards import Shards
 from pixcon_core.config import RunConfig, TrainConfig
 from pixcon_core.contrast import PixelContrast, keep_out_of_ddp
 from pixcon_core.contrast.output import ContrastStats
