@@ -55,8 +55,7 @@ class Options:
     """Which splits; training and evaluation need train and val."""
 
     max_bad_share: float = IngestConfig.max_bad_share
-    """Unreadable or mislabelled images are left out and named; more than this share of a split, rounded up, is an
-    error."""
+    """Images that cannot be used are left out and named; more than this share of a split, rounded up, is an error."""
 
     def __post_init__(self) -> None:
         if not self.splits or len(set(self.splits)) < len(self.splits):
