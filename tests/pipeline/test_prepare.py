@@ -99,7 +99,9 @@ class TestShards:
         assert kept
         shards = run(camvid, out)
         assert sorted(file.name for file in out.iterdir()) == [
-            "dataset.json", *(f"train-{i:05d}.parquet" for i in range(3)), "val-00000.parquet"
+            "dataset.json",
+            *(f"train-{i:05d}.parquet" for i in range(3)),
+            "val-00000.parquet",
         ]
         for name, written in kept.items():
             assert (out / name).stat().st_mtime_ns == written
