@@ -1,9 +1,10 @@
 """Station 5: checkpoint + data set -> confusion matrix, by Ray Data.
 
 Tasks read and decode; one actor, on a GPU where there is one, predicts. Predictions are compared at the labels' full
-resolution, with void left out (see `pixcon_core.metrics`).
+resolution, with void left out (see `pixcon_core.metrics`). Images that can no longer be read are left out and named.
 """
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from pipeline.checkpoint import Loaded, load_meta, load_segmentor
-from pipeline.ingest import read_blocks, split_rows
-from pipeline.prepare import Shards
+from pipeline.rows import BLOCK_COLUMNS, read_blocks, split_rows
+from pipeline.shard_file import Skipped
+from pipeline.shards import Shards
 from pixcon_core.metrics import Scores, confusion_matrix, scores
 from pixcon_core.models import Segmentor
 
@@ -47,7 +49,9 @@ class Evaluation:
     confusion: np.ndarray
     """(C, C), rows truth, columns prediction."""
     num_images: int
+    """Those left out not counted."""
     examples: tuple[Example, ...]
+    skipped: tuple[Skipped, ...]
 
 
 def evaluate(
@@ -70,7 +74,7 @@ def evaluate(
         on_progress: Called with the number of images done and of all.
 
     Raises:
-        ValueError: If the checkpoint is not one, or was trained for other classes.
+        ValueError: If the checkpoint is not one, or was trained for other classes; or if no image can be read.
     """
     classes = load_meta(checkpoint).classes
     if classes != shards.classes:
@@ -100,14 +104,19 @@ def evaluate(
     )
     confusion = np.zeros((len(shards.classes),) * 2, dtype=np.int64)
     examples: list[Example] = []
+    skipped: list[Skipped] = []
     done = 0
     for result in results.iter_rows():
         confusion += result["confusion"]
         examples += result["examples"]
         done += int(result["images"])
+        skipped += [Skipped(split, id_, reason) for id_, reason in json.loads(result["skipped"])]
         if on_progress:
-            on_progress(done, len(rows))
-    return Evaluation(scores(confusion), confusion, done, tuple(sorted(examples)))
+            on_progress(done + len(skipped), len(rows))
+    if not done:
+        some = f": {skipped[0].id}: {skipped[0].reason}" if skipped else "."
+        raise ValueError(f"{shards.dataset}: no image of split {split} can be read{some}")
+    return Evaluation(scores(confusion), confusion, done, tuple(sorted(examples)), tuple(skipped))
 
 
 @torch.inference_mode()
@@ -165,13 +174,21 @@ class _Predictor:
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
         num_classes = len(self._loaded.meta.classes)
         confusion = np.zeros((num_classes,) * 2, dtype=np.int64)
-        examples = []
-        for number, id_, image, label in zip(block["number"], block["id"], block["image"], block["label"], strict=True):
+        examples, skipped = [], []
+        for number, id_, image, label, reason in zip(*(block[name] for name in BLOCK_COLUMNS), strict=True):
+            if reason:
+                skipped.append((str(id_), str(reason)))
+                continue
             prediction = predict(self._loaded, image)
             confusion += confusion_matrix(prediction, label, num_classes)
             if int(number) in self._shown:
                 examples.append(Example(str(id_), image, label, prediction))
-        return {"confusion": [confusion], "examples": [examples], "images": [len(block["id"])]}
+        return {
+            "confusion": [confusion],
+            "examples": [examples],
+            "images": [len(block["id"]) - len(skipped)],
+            "skipped": [json.dumps(skipped)],
+        }
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,20 @@ import torch
 from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
 
 from pipeline.ingest import Batch, stream
+from pipeline.rows import Unreadable
 from pipeline.session import quiet_data_logs
+from pipeline.shard_file import Skipped
+from pipeline.shards import check_bad_share
 from pipeline.train import DivergedError, Job, Worker, train
 from pixcon_core.config import TrainConfig
 
 
 class TrainingError(RuntimeError):
     """Workers failed, again and again."""
+
+
+class TooManySkippedError(ValueError):
+    """More images cannot be read than may be."""
 
 
 def fit(job: Job, mailbox: Any, folder: Path) -> Path:
@@ -35,7 +43,7 @@ def fit(job: Job, mailbox: Any, folder: Path) -> Path:
         The final checkpoint.
 
     Raises:
-        DivergedError: If the loss is no longer a number.
+        ValueError: If it cannot go on: the loss is no longer a number, or too many images cannot be read.
         TrainingError: If workers failed and trying again did not help.
     """
     final = folder / "checkpoint"
@@ -62,8 +70,8 @@ def fit(job: Job, mailbox: Any, folder: Path) -> Path:
         cause = str(error).strip().splitlines()[-1]
         raise TrainingError(f"training failed: {cause}") from error
     failure = ray.get(mailbox.failure.remote())
-    if failure:
-        raise DivergedError(failure)
+    if failure is not None:
+        raise failure
     assert result.checkpoint is not None  # the last step is always kept
     with result.checkpoint.as_directory() as newest:
         partial = final.with_name("checkpoint.partial")
@@ -106,9 +114,17 @@ def _train_worker(parameters: dict[str, Any]) -> None:
         torch.backends.cudnn.benchmark = True  # crops are all of one size
         torch.set_float32_matmul_precision("high")
     quiet_data_logs()
+    if ray.get(mailbox.failure.remote()) is not None:
+        return  # started again, after a rank gave up
 
     def batches(first_step: int) -> Iterator[Batch]:
-        return stream(job.plan(worker), job.config.ingest, first_step=first_step, last_step=job.config.train.steps)
+        return stream(
+            job.plan(worker),
+            job.config.ingest,
+            first_step=first_step,
+            last_step=job.config.train.steps,
+            on_unreadable=partial(_skip, job, mailbox),
+        )
 
     def keep(folder: Path) -> None:
         written = ray.train.Checkpoint.from_directory(folder) if worker.rank == 0 else None
@@ -124,4 +140,24 @@ def _train_worker(parameters: dict[str, Any]) -> None:
     except DivergedError as error:
         # All ranks see the same loss and end here. Not an error to Ray, which would only try the same again.
         if worker.rank == 0:
-            ray.get(mailbox.fail.remote(str(error)))
+            ray.get(mailbox.fail.remote(error))
+    except TooManySkippedError as error:
+        ray.get(mailbox.fail.remote(ValueError(str(error))))
+        if worker.world_size > 1:
+            raise  # the other ranks wait for this one: Ray ends them, and starts all again, to end at once
+
+
+def _skip(job: Job, mailbox: Any, one: Unreadable) -> None:
+    """Report an image of the training split that cannot be read.
+
+    Raises:
+        TooManySkippedError: If there are more than `ingest.max_bad_share` allows.
+    """
+    split, shards = "train", job.shards
+    found = ray.get(mailbox.skip.remote(Skipped(split, *one)))
+    before = [other for other in shards.skipped if other.split == split]
+    total = shards.splits[split].num_images + len(before)
+    try:
+        check_bad_share(shards.dataset, split, [*before, *found], total, job.config.ingest.max_bad_share)
+    except ValueError as error:
+        raise TooManySkippedError(str(error)) from None

@@ -5,39 +5,34 @@ windows of `ingest.window` images single images too. Training step s of batch si
 that order, whatever the number of workers. So a run resumes at any step by naming it: nothing is repeated, nothing is
 lost. There is no pause between epochs, since to Ray Data there are none.
 
+An image that can no longer be read is replaced by the next one of its window, and reported: batches stay of one size,
+and the same shards still give the same batches.
+
 Images travel as uint8 and are normalised by the training step. This module imports no torch: data workers start fast.
 """
 
 import itertools
-from collections import defaultdict, deque
-from collections.abc import Iterator
+import json
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 import ray.data
 from jaxtyping import UInt8
 
-from pipeline.prepare import RowGroup, Shards
+from pipeline.rows import Row, Stored, Unreadable, read_rows
+from pipeline.shards import RowGroup
 from pixcon_core.config import IngestConfig
-from pixcon_core.data import decode_image, decode_label
+from pixcon_core.data import IGNORE_INDEX
 from pixcon_core.data.transforms import augment
 
 WINDOWS_AT_ONCE = 4
 """Windows that one Ray Data execution makes."""
 PARTS_AHEAD = 2
 """Executions beside each other: while one begins or ends, the other keeps the cores busy. One part more is held."""
-
-
-class Row(NamedTuple):
-    """Where an image lies."""
-
-    group: RowGroup
-    place: int
-    """Row within the group."""
 
 
 class Batch(NamedTuple):
@@ -83,18 +78,21 @@ class Plan(NamedTuple):
             first_step: Images of steps before this one are left out.
             last_step: Images of this step and later ones are left out.
         """
+        share = self.batch_size // self.world_size
+        picked = []
+        for position, row in self.order(window):
+            step, place = divmod(position, self.batch_size)
+            if first_step <= step < last_step and place // share == self.rank:
+                picked.append((position, row))
+        return picked
+
+    def order(self, window: int) -> list[tuple[int, Row]]:
+        """Return all images of a window in their order, each with its position in the run."""
         epoch, number = divmod(window, self.windows_per_epoch)
         offset = number * self.window
         members = self._members(epoch, offset)
         order = np.random.default_rng([self.seed, epoch, 1, number]).permutation(len(members))
-        share = self.batch_size // self.world_size
-        picked = []
-        for i, j in enumerate(order):
-            position = epoch * self.num_images + offset + i
-            step, place = divmod(position, self.batch_size)
-            if first_step <= step < last_step and place // share == self.rank:
-                picked.append((position, members[j]))
-        return picked
+        return [(epoch * self.num_images + offset + i, members[j]) for i, j in enumerate(order)]
 
     def _members(self, epoch: int, offset: int) -> list[Row]:
         """Return the images at places `offset` to `offset + window` of an epoch's shuffled row groups."""
@@ -107,8 +105,18 @@ class Plan(NamedTuple):
         return [Row(self.groups[order[g]], int(row)) for g, row in zip(found, rows, strict=True)]
 
 
-def stream(plan: Plan, config: IngestConfig, *, first_step: int, last_step: int) -> Iterator[Batch]:
+def stream(
+    plan: Plan,
+    config: IngestConfig,
+    *,
+    first_step: int,
+    last_step: int,
+    on_unreadable: Callable[[Unreadable], None] | None = None,
+) -> Iterator[Batch]:
     """Yield this worker's part of the batch of each step, from `first_step` up to before `last_step`.
+
+    `on_unreadable` is called once for each image that had to be replaced, before the batch in question is yielded;
+    what it raises ends the stream.
 
     The images of some windows are made at a time, while those before them are used. Ray Data could do all in one
     execution, but one that has to wait for its consumer polls without a pause: it takes a core, and Python's lock, from
@@ -116,6 +124,7 @@ def stream(plan: Plan, config: IngestConfig, *, first_step: int, last_step: int)
     """
     length = max(1, WINDOWS_AT_ONCE * plan.window // plan.batch_size)
     parts = iter(range(first_step, last_step, length))
+    reported: set[Unreadable] = set()
     with ThreadPoolExecutor(PARTS_AHEAD, thread_name_prefix="ingest") as background:
 
         def load(start: int) -> Future[ray.data.Dataset]:
@@ -132,6 +141,11 @@ def stream(plan: Plan, config: IngestConfig, *, first_step: int, last_step: int)
                 drop_last=True,
             )
             for batch in batches:
+                for fields in (fields for text in batch["unreadable"] if text for fields in json.loads(text)):
+                    one = Unreadable(*fields)
+                    if on_unreadable and one not in reported:
+                        on_unreadable(one)
+                    reported.add(one)
                 yield Batch(batch["image"], batch["label"])
 
 
@@ -147,55 +161,41 @@ def _load(plan: Plan, config: IngestConfig, first_step: int, last_step: int) -> 
 def _load_window(
     numbers: dict[str, Any], plan: Plan, config: IngestConfig, start: int, first_step: int, last_step: int
 ) -> dict[str, Any]:
-    images, labels = [], []
+    images, labels, unreadable = [], [], []
     for number in numbers["id"]:
-        picked = plan.rows(start + int(number), first_step, last_step)
+        window = start + int(number)
+        picked = plan.rows(window, first_step, last_step)
         stored = read_rows(plan.folder, [row for _, row in picked])
-        for (position, _), (_, image, label) in zip(picked, stored, strict=True):
+        for (position, _), found in zip(picked, stored, strict=True):
+            bad: list[Unreadable] = []
+            if isinstance(found, Unreadable):
+                found, bad = _replacement(plan, window, position, found)
             # Each image has a generator of its own: the same crop whichever worker makes it, in whatever order.
             rng = np.random.default_rng([plan.seed, 2, position])
-            image, label = augment(image, label, config, rng)
+            image, label = augment(found.image, found.label, config, rng)
             images.append(image)
             labels.append(label)
+            unreadable.append(json.dumps(bad) if bad else "")
     height, width = config.crop
     return {
         "image": np.stack(images) if images else np.empty((0, height, width, 3), np.uint8),
         "label": np.stack(labels) if labels else np.empty((0, height, width), np.uint8),
+        "unreadable": np.array(unreadable, dtype=np.str_),
     }
 
 
-def read_rows(folder: str, rows: list[Row]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield id, image (H, W, 3) and train ids (H, W) of the rows, in their order; each row group is read once."""
-    wanted: dict[str, set[int]] = defaultdict(set)
-    for row in rows:
-        wanted[row.group.file].add(row.group.group)
-    stored = {}
-    for name, groups in wanted.items():
-        with pq.ParquetFile(Path(folder) / name) as file:
-            for group in groups:
-                stored[name, group] = file.read_row_group(group, columns=["id", "image", "label"])
-    for row in rows:
-        table = stored[row.group.file, row.group.group]
-        id_, image, label = (table[name][row.place].as_py() for name in ("id", "image", "label"))
-        ids = decode_label(label)
-        yield id_, decode_image(image, size=ids.shape), ids
+def _replacement(plan: Plan, window: int, position: int, first: Unreadable) -> tuple[Stored, list[Unreadable]]:
+    """Return the next readable image of a window, from its start again after its end, and those that are not.
 
-
-def split_rows(shards: Shards, split: str) -> list[Row]:
-    """Return all rows of a split, in the order of the shards."""
-    return [Row(group, i) for group in shards.splits[split].groups for i in range(group.rows)]
-
-
-def read_blocks(numbers: dict[str, Any], *, folder: str, rows: list[Row], size: int) -> dict[str, Any]:
-    """Read the rows of some blocks of `size` rows, whole and as they are, for `map_batches`.
-
-    Returns:
-        Columns `number` (place in `rows`), `id`, `image` and `label`.
+    Which it is depends on the window alone, not on which of its images this worker has. Of a window without any, it is
+    a black image of void.
     """
-    out: dict[str, list[Any]] = {"number": [], "id": [], "image": [], "label": []}
-    for block in numbers["id"]:
-        first = int(block) * size
-        for place, sample in enumerate(read_rows(folder, rows[first : first + size]), start=first):
-            for column, value in zip(out.values(), (place, *sample), strict=True):
-                column.append(value)
-    return out
+    order, bad = plan.order(window), [first]
+    place = position - order[0][0]
+    for _, row in [*order[place + 1 :], *order[:place]]:
+        (found,) = read_rows(plan.folder, [row])
+        if isinstance(found, Stored):
+            return found, bad
+        bad.append(found)
+    nothing = np.zeros((1, 1, 3), np.uint8), np.full((1, 1), IGNORE_INDEX, np.uint8)
+    return Stored(first.id, *nothing), bad

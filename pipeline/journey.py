@@ -15,15 +15,23 @@ from pipeline import picture
 from pipeline.evaluate import Evaluation, evaluate
 from pipeline.fit import fit, wants_gpu
 from pipeline.options import RESULT, Request, store
-from pipeline.prepare import Shards, dataset_spec, find_all_pairs, prepare
-from pipeline.progress import Bar, MetricsLog, Record, duration, follow, open_mailbox
+from pipeline.prepare import prepare_with_bar
+from pipeline.progress import SKIPPED, Bar, MetricsLog, Record, duration, follow, open_mailbox, whole_lines
 from pipeline.session import ray_session
+from pipeline.shard_file import Skipped
+from pipeline.shards import INDEX, Shards
+from pipeline.sources import NEEDED_SPLITS, dataset_spec, find_all_pairs, find_root, fingerprint
+from pipeline.storage import locate
 from pipeline.train import Job
 from pixcon_core.config import RunConfig
-from pixcon_core.data import DatasetSpec, Pair, make_miniature
+from pixcon_core.data import DatasetSpec, Pair
 from pixcon_core.models import check_model, fetch_pretrained, pretrained_source
 
 NUM_EXAMPLES = 4
+NUM_NAMED = 10
+"""So many skipped images are named in the summary."""
+SKIPPED_FILE = "skipped.jsonl"
+"""In the run folder: images that could not be read in training."""
 
 
 def run(request: Request) -> Path:
@@ -41,8 +49,12 @@ def run(request: Request) -> Path:
     at_once = config.train.batch_size // config.train.accumulate
     check_model(config.model, config.ingest.crop, images_at_once=at_once)
     _check_classes(config, spec)
-    pairs = find_all_pairs(spec, _data_root(spec, config, request.out))
-    _check_counts(config, {split: len(listed) for split, listed in pairs.items()})
+    prepared, pairs = _find_prepared(spec, config), {}
+    if prepared is None:
+        pairs = find_all_pairs(spec, find_root(spec, config.dataset, config.data_root, request.out))
+        _check_counts(config, len(pairs["train"]))
+    else:
+        _check_counts(config, prepared.splits["train"].num_images)
     fetch_pretrained(config.model)  # workers find them in the cache; without network it ends here
 
     folder = request.unfinished or _new_folder(request.out, spec.name)
@@ -50,8 +62,8 @@ def run(request: Request) -> Path:
     print(f"Run folder: {folder} (preset {request.preset})")
     with ray_session(folder / "logs"):
         use_gpu = wants_gpu(config.train)
-        shards = _prepare(spec, pairs, config, request.out / "shards")
-        _check_counts(config, {split: shards.splits[split].num_images for split in pairs})
+        shards = prepared or _prepare(spec, pairs, config, request.out / "shards")
+        _check_counts(config, shards.splits["train"].num_images)
         print(f"Backbone: {config.model.backbone}, {pretrained_source(config.model)}")
         checkpoint = _train(Job(config, shards), folder)
         evaluation = _evaluate(checkpoint, shards, use_gpu)
@@ -59,22 +71,33 @@ def run(request: Request) -> Path:
     return _show(_write_result(folder, config, shards, evaluation, time.monotonic() - start))
 
 
-def _data_root(spec: DatasetSpec, config: RunConfig, out: Path) -> Path:
-    """Return where the data set lies; a miniature is made if it is not there."""
-    if spec.mini is None:
-        if config.data_root is None and Path(config.dataset).suffix:
-            return Path(config.dataset).parent
-        if config.data_root is None:
-            raise ValueError(
-                f"data_root must be given for {spec.name}: the folder of its files (README, 'Datasets'). To try without"
-                " data: --dataset mini-camvid."
-            )
-        return Path(config.data_root)
-    root = Path(config.data_root) if config.data_root is not None else out / "data" / spec.name
-    bar = Bar(f"Drawing {spec.name}", "image")
-    make_miniature(spec.name, root, progress=bar.update)
-    bar.close()
-    return root
+def _find_prepared(spec: DatasetSpec, config: RunConfig) -> Shards | None:
+    """Return the shards that `data_root` holds; None where it is a folder of raw files.
+
+    Raises:
+        ValueError: If they are not of this data set, or not all that is needed.
+    """
+    if config.data_root is None or INDEX not in locate(config.data_root).sizes():
+        return None
+    shards = Shards.load(config.data_root)
+    if shards.dataset != spec.name:
+        raise ValueError(
+            f"data_root: {config.data_root} holds shards of {shards.dataset}, but dataset is {config.dataset}."
+        )
+    if shards.classes != spec.classes:
+        unlike = [(i, *names) for i, names in enumerate(zip(shards.classes, spec.classes, strict=False))]
+        first = next((f"class {i} is {there}, not {here}" for i, there, here in unlike if there != here), "")
+        raise ValueError(
+            f"data_root: {config.data_root} holds shards of other classes than {config.dataset} has:"
+            f" {len(shards.classes)}, not {len(spec.classes)}{'; ' * bool(first)}{first}. Prepare it anew."
+        )
+    if missing := [split for split in NEEDED_SPLITS if split not in shards.splits]:
+        raise ValueError(
+            f"data_root: {config.data_root} has no split {' and '.join(missing)}, only {', '.join(shards.splits)}."
+            f" Prepare it with --splits {' '.join(NEEDED_SPLITS)}."
+        )
+    shards.check_skipped(config.ingest.max_bad_share)
+    return shards
 
 
 def _check_classes(config: RunConfig, spec: DatasetSpec) -> None:
@@ -86,10 +109,10 @@ def _check_classes(config: RunConfig, spec: DatasetSpec) -> None:
         )
 
 
-def _check_counts(config: RunConfig, counts: dict[str, int]) -> None:
-    if config.train.batch_size > counts["train"]:
+def _check_counts(config: RunConfig, num_train: int) -> None:
+    if config.train.batch_size > num_train:
         raise ValueError(
-            f"train.batch_size must be at most the number of training images ({counts['train']}), but got"
+            f"train.batch_size must be at most the number of training images ({num_train}), but got"
             f" {config.train.batch_size}."
         )
 
@@ -111,11 +134,10 @@ def _new_folder(out: Path, name: str) -> Path:
 
 
 def _prepare(spec: DatasetSpec, pairs: dict[str, list[Pair]], config: RunConfig, out: Path) -> Shards:
-    bar = Bar("Writing shards", "image")
-    shards = prepare(spec, pairs, out, max_bad_share=config.ingest.max_bad_share, on_progress=bar.update)
-    bar.close()
+    folder = out / f"{spec.name}-{fingerprint(spec, pairs)}"
+    shards = prepare_with_bar(spec, pairs, str(folder), config.ingest.max_bad_share)
     for one in shards.skipped:
-        print(f"Skipped {one.split}/{one.id}: {one.reason}")
+        _print_skipped(one)
     return shards
 
 
@@ -123,17 +145,32 @@ def _train(job: Job, folder: Path) -> Path:
     bar, log = Bar("Training", "step"), MetricsLog(folder)
 
     def on_record(record: Record) -> None:
+        if SKIPPED in record:
+            with (folder / SKIPPED_FILE).open("a") as file:
+                file.write(json.dumps(record[SKIPPED]._asdict()) + "\n")
+            _print_skipped(record[SKIPPED])
+            return
         log.write(record)
         shown = {name: record[name] for name in ("loss", "contrast") if name in record}
         bar.update(record["step"], job.config.train.steps, **shown)
 
-    mailbox = open_mailbox()
+    mailbox = open_mailbox(_skipped_in_training(folder))
     try:
         with follow(mailbox, on_record):
             return fit(job, mailbox, folder)
     finally:
         bar.close()
         log.close()
+
+
+def _skipped_in_training(folder: Path) -> list[Skipped]:
+    """Return the images that could not be read in training, before a resume as well."""
+    file = folder / SKIPPED_FILE
+    return [Skipped(**json.loads(line)) for line in whole_lines(file)]
+
+
+def _print_skipped(one: Skipped) -> None:
+    print(f"Skipped {one.split}/{one.id}: {one.reason}")
 
 
 def _evaluate(checkpoint: Path, shards: Shards, use_gpu: bool) -> Evaluation:
@@ -146,6 +183,8 @@ def _evaluate(checkpoint: Path, shards: Shards, use_gpu: bool) -> Evaluation:
         on_progress=bar.update,
     )
     bar.close()
+    for one in evaluation.skipped:
+        _print_skipped(one)
     return evaluation
 
 
@@ -166,7 +205,7 @@ def _write_result(folder: Path, config: RunConfig, shards: Shards, evaluation: E
         "seconds": round(seconds, 1),
         "images_per_second": last["images_per_second"],
         "data_wait": last["data_wait"],
-        "skipped": [one._asdict() for one in shards.skipped],
+        "skipped": [one._asdict() for one in (*shards.skipped, *_skipped_in_training(folder), *evaluation.skipped)],
         "checkpoint": str(folder / "checkpoint"),
         "picture": str(folder / "predictions.png"),
     }
@@ -198,7 +237,11 @@ def _show(file: Path) -> Path:
         f" {100 * result['data_wait']:.1f} % of it waiting for data; {duration(result['seconds'])} in all"
     )
     if result["skipped"]:
-        print(f"Skipped: {len(result['skipped'])} images, named in the result")
+        print(f"Skipped: {len(result['skipped'])} images")
+        for one in result["skipped"][:NUM_NAMED]:
+            print(f"  {one['split']}/{one['id']}: {one['reason']}")
+        if len(result["skipped"]) > NUM_NAMED:
+            print(f"  and {len(result['skipped']) - NUM_NAMED} more, all in {file}")
     folder = file.parent
     print(f"Checkpoint: {result['checkpoint']}\nPicture:    {result['picture']}")
     print(f"Metrics:    {folder / 'metrics.jsonl'}; tensorboard --logdir {folder / 'tensorboard'}")

@@ -20,7 +20,7 @@ def draw(examples: Sequence[Example], classes: Sequence[str], palette: Palette, 
     rows = [_row(example, palette) for example in examples]
     head = 2 * GAP + TEXT
     width = 3 * PANEL_WIDTH + 4 * GAP
-    shown = np.unique(np.concatenate([np.r_[one.label.ravel(), one.prediction.ravel()] for one in examples]))
+    shown = {int(i) for one in examples for ids in (one.label, one.prediction) for i in np.unique(ids)}
     entries = [(name, palette[i]) for i, name in enumerate(classes) if i in shown] + [("void", VOID)]
     columns = max(1, width // (max(int(font.getlength(name)) for name, _ in entries) + TEXT + 4 * GAP))
     legend_height = -(-len(entries) // columns) * (TEXT + GAP) + 2 * GAP

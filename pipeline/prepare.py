@@ -1,290 +1,248 @@
-"""Station 1: a raw dataset folder -> Parquet shards, every image and label checked on the way.
+"""Station 1: a raw dataset folder -> Parquet shards, every image and label checked on the way. Also a command.
 
-A shard row is one image: the file's bytes as they are, and its label as a PNG of train ids. Rows are in a random
-order, fixed by the data, so that a few neighbouring rows are as good as a random draw. Shards are written under
-temporary names and renamed; the folder gets its own name only when all of it is there. Stopped half-way, the next
-call keeps the shards that are whole.
+python -m pipeline.prepare --dataset camvid --data_root CamVid --out prepared/camvid
+python -m pipeline.prepare --dataset camvid --data_root CamVid --out s3://bucket/camvid
+python -m pipeline.run --dataset camvid --data_root prepared/camvid      # then needs no raw files
+
+Rows are in a random order, fixed by the data, so that a few neighbouring rows are as good as a random draw. Shards
+appear whole or not at all, and the index is written last. Stopped half-way, the next call keeps the shards that are
+whole.
 """
 
-import difflib
+import contextlib
 import functools
-import hashlib
-import json
-import math
-import shutil
-from collections.abc import Callable
+import io
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import ray
+import ray.data
+import tyro
 
-from pixcon_core.data import DATASETS, BadPairError, DatasetSpec, Pair, encode_label, load_folder_spec, load_pair
+from pipeline.options import fail, in_one_line
+from pipeline.progress import Bar
+from pipeline.session import ray_session
+from pipeline.shard_file import Chunk, ShardInfo, Skipped, read_info, write_shard
+from pipeline.shards import INDEX, RowGroup, Shards, Split, write_index
+from pipeline.sources import NEEDED_SPLITS, dataset_spec, find_all_pairs, find_root, fingerprint
+from pipeline.storage import Folder, locate
+from pixcon_core.config import IngestConfig
+from pixcon_core.data import DatasetSpec, Pair
 
-FORMAT = 1
+__all__ = ["RowGroup", "Shards", "Skipped", "Split", "dataset_spec", "find_all_pairs", "fingerprint", "main", "prepare"]
+
 ROWS_PER_SHARD = 64
-ROWS_PER_GROUP = 8
-INDEX = "dataset.json"
-
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("image", pa.binary()),
-        ("label", pa.binary()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("classes", pa.list_(pa.uint8())),  # train ids that occur, for sampling by class
-        ("split", pa.string()),
-    ]
-)
+NUM_READERS = 8
 
 
-class Skipped(NamedTuple):
-    """An image left out, and why."""
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Check a data set and write it as Parquet shards, which pipeline.run takes as --data_root."""
 
-    split: str
-    id: str
-    reason: str
-
-
-class RowGroup(NamedTuple):
-    """The smallest part of a shard that is read at once."""
-
-    file: str
-    group: int
-    rows: int
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split of a prepared data set."""
-
-    groups: tuple[RowGroup, ...]
-    class_pixels: tuple[int, ...]
-    """Labelled pixels of each class."""
-
-    @property
-    def num_images(self) -> int:
-        """Images of the split, those left out not counted."""
-        return sum(group.rows for group in self.groups)
-
-
-@dataclass(frozen=True)
-class Shards:
-    """A prepared data set: what its `dataset.json` says."""
-
-    folder: str
     dataset: str
-    classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-    splits: dict[str, Split]
-    skipped: tuple[Skipped, ...]
+    """Data set by name, or a .toml or .yaml file that describes your own."""
 
-    @classmethod
-    def load(cls, folder: Path) -> "Shards":
-        """Read the index of a prepared data set."""
-        index = json.loads((folder / INDEX).read_text())
-        splits = {
-            name: Split(tuple(RowGroup(*group) for group in split["groups"]), tuple(split["class_pixels"]))
-            for name, split in index["splits"].items()
-        }
-        return cls(
-            folder=str(folder.resolve()),
-            dataset=index["dataset"],
-            classes=tuple(index["classes"]),
-            palette=tuple(tuple(colour) for colour in index["palette"]),
-            splits=splits,
-            skipped=tuple(Skipped(**one) for one in index["skipped"]),
-        )
+    data_root: str | None = None
+    """Folder of the data set as its authors lay it out; not needed for the mini-... ones."""
 
+    out: str
+    """Where shards and dataset.json go: a folder, or a URL such as s3://bucket/folder."""
 
-class Chunk(NamedTuple):
-    """The pairs that become one shard."""
+    splits: tuple[str, ...] = NEEDED_SPLITS
+    """Which splits; training and evaluation need train and val."""
 
-    split: str
-    number: int
-    pairs: list[Pair]
+    max_bad_share: float = IngestConfig.max_bad_share
+    """Images that cannot be used are left out and named; more than this share of a split, rounded up, is an error."""
 
-
-def dataset_spec(dataset: str) -> DatasetSpec:
-    """Return a data set by its name, or a user's own by the path of its description.
-
-    Raises:
-        ValueError: If there is none of that name, or the description is wrong.
-    """
-    if dataset in DATASETS:
-        return DATASETS[dataset]
-    if Path(dataset).suffix in (".toml", ".yaml", ".yml"):
-        return load_folder_spec(Path(dataset))
-    near = difflib.get_close_matches(dataset, DATASETS, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    raise ValueError(
-        f"There is no data set {dataset!r}.{hint} There are: {', '.join(DATASETS)}; and your own, by the path of a"
-        " .toml or .yaml file (README, 'Datasets')."
-    )
-
-
-def find_all_pairs(spec: DatasetSpec, root: Path) -> dict[str, list[Pair]]:
-    """List the images and labels of the splits that training and evaluation need.
-
-    Raises:
-        ValueError: If a folder is missing or empty, or if no image of a split has a label.
-    """
-    found = {split: spec.find_pairs(root, split) for split in ("train", "val")}
-    for split, pairs in found.items():
-        if not any(pair.label for pair in pairs):
-            raise ValueError(
-                f"{spec.name}: none of the {len(pairs)} images of split {split} under {root} has a label file, for"
-                f" example {pairs[0].image}. See README, 'Datasets', for the layout."
-            )
-    return found
-
-
-def fingerprint(spec: DatasetSpec, pairs: dict[str, list[Pair]]) -> str:
-    """Return a short hash of names, sizes and times of all files; it changes when the data change."""
-    digest = hashlib.sha256(f"{FORMAT} {spec.name} {spec.classes}".encode())
-    for split, listed in pairs.items():
-        for pair in listed:
-            for file in (pair.image, pair.label):
-                state = file.stat() if file and file.exists() else None  # one of a list may be missing
-                stamp = (state.st_size, state.st_mtime_ns) if state else None
-                digest.update(f"{split} {pair.id} {file} {stamp}\n".encode())
-    return digest.hexdigest()[:12]
+    def __post_init__(self) -> None:
+        if not self.splits or len(set(self.splits)) < len(self.splits):
+            raise ValueError(f"--splits must be different names, at least one, but got {' '.join(self.splits)!r}.")
+        if not 0 <= self.max_bad_share < 1:
+            raise ValueError(f"--max_bad_share must be in [0, 1), but got {self.max_bad_share}.")
 
 
 def prepare(
     spec: DatasetSpec,
     pairs: dict[str, list[Pair]],
-    out: Path,
+    out: str | Path,
     *,
     max_bad_share: float,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Shards:
-    """Write the shards of a data set into a folder below `out`, unless they are there.
+    """Write the shards of a data set into a folder, unless they are there.
 
     Args:
         spec: The data set.
         pairs: Its files by split, from `find_all_pairs`.
-        out: Where folders of shards go.
+        out: The folder, or its URL.
         max_bad_share: Share of a split, rounded up, that may be unusable; such images are left out and named.
         on_progress: Called with the number of images done and of all.
 
     Raises:
-        ValueError: If more images than that are unusable; the message lists them all.
+        ValueError: If more images than that are unusable, the message lists them all; or if the folder holds shards
+            of other data.
+        OSError: If it cannot be written.
     """
-    folder = out / f"{spec.name}-{fingerprint(spec, pairs)}"
-    if not (folder / INDEX).exists():
-        _write(spec, pairs, folder, on_progress)
-    shards = Shards.load(folder)
-    for split, listed in pairs.items():
-        bad = [skipped for skipped in shards.skipped if skipped.split == split]
-        if len(bad) > math.ceil(max_bad_share * len(listed)) or len(bad) == len(listed):
-            lines = "\n".join(f"  {one.id}: {one.reason}" for one in bad)
-            raise ValueError(
-                f"{spec.name}: {len(bad)} of {len(listed)} images of split {split} cannot be used, more than"
-                f" ingest.max_bad_share={max_bad_share} allows. Repair or remove them, or raise the share:\n{lines}"
-            )
+    shards = find_finished(spec, pairs, out)
+    if shards is None:
+        _write(spec, pairs, locate(out), on_progress)
+        shards = Shards.load(out)
+    shards.check_skipped(max_bad_share)
+    return shards
+
+
+def find_finished(spec: DatasetSpec, pairs: dict[str, list[Pair]], out: str | Path) -> Shards | None:
+    """Return the shards of a data set if they are all there.
+
+    Raises:
+        ValueError: If there are others, of this data set in another state or of another one.
+    """
+    folder = locate(out)
+    if INDEX not in folder.sizes():
+        return None
+    shards, mark = Shards.load(out), fingerprint(spec, pairs)
+    if shards.fingerprint != mark:
+        raise ValueError(
+            f"{folder.name} holds shards of {shards.dataset} ({', '.join(shards.splits)}; source"
+            f" {shards.fingerprint}), not of {spec.name} as its files are now ({', '.join(pairs)}; source {mark})."
+            " Give another --out, or remove it."
+        )
     return shards
 
 
 def _write(
-    spec: DatasetSpec, pairs: dict[str, list[Pair]], folder: Path, on_progress: Callable[[int, int], None] | None
+    spec: DatasetSpec, pairs: dict[str, list[Pair]], folder: Folder, on_progress: Callable[[int, int], None] | None
 ) -> None:
-    partial = folder.with_name(folder.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
     chunks = [chunk for split, listed in pairs.items() for chunk in _chunks(split, listed)]
+    mark = fingerprint(spec, pairs)
+    folder.check_writable()
+    infos = _kept_shards(folder, mark, {chunk.file for chunk in chunks})
     total, done = sum(len(listed) for listed in pairs.values()), 0
-    results: list[dict[str, Any]] = []
-    work = ray.data.range(len(chunks), override_num_blocks=len(chunks)).map(
-        functools.partial(_write_shard, spec=spec, chunks=chunks, folder=str(partial))
-    )
-    for row in work.iter_rows():
-        result = json.loads(row["result"])
-        results.append(result)
-        done += result["rows"] + len(result["skipped"])
-        if on_progress:
-            on_progress(done, total)
-    _write_index(spec, results, partial)
-    if folder.exists():  # without an index: not ours to trust
-        shutil.rmtree(folder)
-    partial.rename(folder)
+    missing = [chunk for chunk in chunks if chunk.file not in infos]
+    done = total - sum(len(chunk.pairs) for chunk in missing)
+    if on_progress and done:
+        on_progress(done, total)
+    if missing:
+        work = ray.data.range(len(missing), override_num_blocks=len(missing)).map(
+            functools.partial(write_shard, spec=spec, chunks=missing, place=folder.name, mark=mark)
+        )
+        for row in work.iter_rows():
+            if row["failure"]:
+                raise OSError(row["failure"])
+            info = ShardInfo.from_json(row["info"])
+            assert info is not None  # written by this very version
+            infos[info.file] = info
+            done += info.rows + len(info.skipped)
+            if on_progress:
+                on_progress(done, total)
+    by_split = {split: [infos[chunk.file] for chunk in chunks if chunk.split == split] for split in pairs}
+    write_index(folder, spec, mark, by_split)
+    for file in folder.sizes():
+        if file.startswith(".") and file.endswith(".tmp"):  # of a call that was killed
+            folder.delete(file)
 
 
 def _chunks(split: str, pairs: list[Pair]) -> list[Chunk]:
     order = np.random.default_rng(0).permutation(len(pairs))
     starts = range(0, len(pairs), ROWS_PER_SHARD)
     return [
-        Chunk(split, i, [pairs[j] for j in order[start : start + ROWS_PER_SHARD]]) for i, start in enumerate(starts)
+        Chunk(split, f"{split}-{i:05d}.parquet", [pairs[j] for j in order[start : start + ROWS_PER_SHARD]])
+        for i, start in enumerate(starts)
     ]
 
 
-def _write_shard(row: dict[str, Any], spec: DatasetSpec, chunks: list[Chunk], folder: str) -> dict[str, Any]:
-    """Check and write one shard; what a later, resumed call needs to know of it is in its own metadata."""
-    chunk = chunks[int(row["id"])]
-    file = Path(folder) / f"{chunk.split}-{chunk.number:05d}.parquet"
-    if file.exists():
-        return {"result": pq.read_schema(file).metadata[b"pixcon"].decode()}
-    rows, skipped = [], []
-    class_pixels = np.zeros(len(spec.classes), dtype=np.int64)
-    for pair in chunk.pairs:
-        try:
-            sample = load_pair(spec, pair)
-        except BadPairError as error:
-            skipped.append(Skipped(chunk.split, pair.id, str(error))._asdict())
-            continue
-        counts = np.bincount(sample.label.ravel(), minlength=256)[: len(spec.classes)]
-        class_pixels += counts
-        rows.append(
-            {
-                "id": sample.id,
-                "image": sample.image,
-                "label": encode_label(sample.label),
-                "height": sample.height,
-                "width": sample.width,
-                "classes": np.flatnonzero(counts).tolist(),
-                "split": chunk.split,
-            }
-        )
-    result = json.dumps(
-        {
-            "split": chunk.split,
-            "file": file.name,
-            "rows": len(rows),
-            "class_pixels": class_pixels.tolist(),
-            "skipped": skipped,
-        }
-    )
-    table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata({"pixcon": result}))
-    temporary = file.with_suffix(".tmp")
-    pq.write_table(table, temporary, row_group_size=ROWS_PER_GROUP, compression="none")
-    temporary.rename(file)
-    return {"result": result}
+def _kept_shards(folder: Folder, mark: str, wanted: set[str]) -> dict[str, ShardInfo]:
+    """Return the shards that an earlier call wrote; those that it wrote of other files, and never ended, are deleted.
+
+    Raises:
+        ValueError: If a file of a name that is to be written is not from here.
+    """
+    names = sorted(name for name in folder.sizes() if name.endswith(".parquet"))
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        found = dict(zip(names, pool.map(functools.partial(read_info, folder), names), strict=True))
+    kept = {}
+    for name, info in found.items():
+        if info == "foreign" and name in wanted:
+            raise ValueError(
+                f"{folder.shown(name)} is there, but was not written by pipeline.prepare, and would be written over."
+                " Give another --out, or remove it."
+            )
+        if isinstance(info, ShardInfo) and info.fingerprint == mark and name in wanted:
+            kept[name] = info
+        elif info != "foreign" and info is not None:
+            folder.delete(name)
+    return kept
 
 
-def _write_index(spec: DatasetSpec, results: list[dict[str, Any]], folder: Path) -> None:
-    results = sorted(results, key=lambda result: str(result["file"]))
-    splits: dict[str, Any] = {}
-    for name in ("train", "val"):
-        mine = [result for result in results if result["split"] == name]
-        splits[name] = {
-            "groups": [
-                RowGroup(result["file"], group, min(ROWS_PER_GROUP, result["rows"] - start))
-                for result in mine
-                for group, start in enumerate(range(0, result["rows"], ROWS_PER_GROUP))
-            ],
-            "class_pixels": np.sum([result["class_pixels"] for result in mine], axis=0).tolist(),
-        }
-    index = {
-        "format": FORMAT,
-        "dataset": spec.name,
-        "classes": spec.classes,
-        "palette": spec.palette,
-        "splits": splits,
-        "skipped": [one for result in results for one in result["skipped"]],
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prepare; end with code 2 for mistakes of the user, 1 for failures. The last line is the path of the index."""
+    try:
+        options = _parse(sys.argv[1:] if arguments is None else arguments)
+        spec = dataset_spec(options.dataset)
+        locate(options.out)  # what is wrong with it shows before a miniature is drawn
+        root = find_root(spec, options.dataset, options.data_root, Path("runs"))
+        pairs = find_all_pairs(spec, root, options.splits)
+        shards = find_finished(spec, pairs, options.out)
+        if shards is not None:
+            print(f"{options.out} is finished already.")
+            shards.check_skipped(options.max_bad_share)
+        else:
+            with ray_session():
+                shards = prepare_with_bar(spec, pairs, options.out, options.max_bad_share)
+    except ValueError as error:
+        fail(error)
+    except OSError as error:
+        fail(error, code=1)
+    except KeyboardInterrupt:
+        fail("stopped. The same command goes on where it was.", code=130)
+    show(shards)
+
+
+def prepare_with_bar(spec: DatasetSpec, pairs: dict[str, list[Pair]], out: str, max_bad_share: float) -> Shards:
+    """Write the shards of a data set, unless they are there, and show how far it is."""
+    bar = Bar("Writing shards", "image")
+    try:
+        return prepare(spec, pairs, out, max_bad_share=max_bad_share, on_progress=bar.update)
+    finally:
+        bar.close()
+
+
+def show(shards: Shards) -> None:
+    """Print what a prepared data set holds, as a table."""
+    names = list(shards.splits)
+    width = max(14, *map(len, shards.classes))
+    print(f"\n{'':<{width}}" + "".join(f"  {name:>9}" for name in names))
+    rows: dict[str, list[str]] = {
+        "images": [str(split.num_images) for split in shards.splits.values()],
+        "skipped": [str(sum(one.split == name for one in shards.skipped)) for name in names],
     }
-    temporary = folder / (INDEX + ".tmp")
-    temporary.write_text(json.dumps(index, indent=1))
-    temporary.rename(folder / INDEX)
+    for i, name in enumerate(shards.classes):
+        rows[name] = [
+            f"{100 * split.class_pixels[i] / max(1, sum(split.class_pixels)):.2f} %" for split in shards.splits.values()
+        ]
+    for name, cells in rows.items():
+        print(f"{name:<{width}}" + "".join(f"  {cell:>9}" for cell in cells))
+    print("Shares are of labelled pixels.")
+    for one in shards.skipped:
+        print(f"Skipped {one.split}/{one.id}: {one.reason}")
+    files = {group.file for split in shards.splits.values() for group in split.groups}
+    print(f"Size: {shards.num_bytes / 1e6:,.1f} MB in {len(files)} shards; content {shards.content[:12]}")
+    print(locate(shards.folder).shown(INDEX))
+
+
+def _parse(arguments: Sequence[str]) -> Options:
+    screen = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(screen):
+            return tyro.cli(Options, prog="python -m pipeline.prepare", args=list(arguments), use_underscores=True)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(in_one_line(screen.getvalue())) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,13 @@ from typing import Any
 import ray
 from tqdm import tqdm
 
+from pipeline.shard_file import Skipped
+
 Record = dict[str, Any]
 POLL_SECONDS = 0.5
 LINE_SECONDS = 10.0
+SKIPPED = "skipped"
+"""A record with this has no metrics: it names an image that was left out."""
 
 
 class Bar:
@@ -67,9 +71,10 @@ def duration(seconds: float) -> str:
 class Mailbox:
     """Holds the records that workers put in until the driver takes them out; see `open_mailbox`."""
 
-    def __init__(self) -> None:
+    def __init__(self, skipped: Sequence[Skipped] = ()) -> None:
         self._records: list[Record] = []
-        self._failure = ""
+        self._failure: ValueError | None = None
+        self._skipped = dict.fromkeys(skipped)
 
     def put(self, record: Record) -> None:
         """Add a record."""
@@ -80,18 +85,25 @@ class Mailbox:
         records, self._records = self._records, []
         return records
 
-    def fail(self, why: str) -> None:
+    def skip(self, one: Skipped) -> list[Skipped]:
+        """Say that an image was left out; return all of its split, of which it may have been one."""
+        if one not in self._skipped:
+            self._skipped[one] = None
+            self._records.append({SKIPPED: one})
+        return [other for other in self._skipped if other.split == one.split]
+
+    def fail(self, why: ValueError) -> None:
         """Say that the work cannot go on, for a reason that its user can mend."""
         self._failure = why
 
-    def failure(self) -> str:
-        """Return that reason; empty where there is none."""
+    def failure(self) -> ValueError | None:
+        """Return that reason, if there is one."""
         return self._failure
 
 
-def open_mailbox() -> Any:
-    """Start a mailbox as an actor."""
-    return ray.remote(num_cpus=0)(Mailbox).remote()
+def open_mailbox(skipped: Sequence[Skipped] = ()) -> Any:
+    """Start a mailbox as an actor, that knows of some images left out earlier."""
+    return ray.remote(num_cpus=0)(Mailbox).remote(skipped)
 
 
 @contextmanager
@@ -127,7 +139,7 @@ class MetricsLog:
         self._folder = folder
         self._file = folder / "metrics.jsonl"
         self._last_step = -1
-        for line in _lines(self._file):
+        for line in whole_lines(self._file):
             self._last_step = json.loads(line)["step"]
         self._board: Any = None
 
@@ -153,7 +165,7 @@ class MetricsLog:
             self._board.close()
 
     def _drop_from(self, step: int) -> None:
-        kept = [line for line in _lines(self._file) if json.loads(line)["step"] < step]
+        kept = [line for line in whole_lines(self._file) if json.loads(line)["step"] < step]
         temporary = self._file.with_suffix(".tmp")
         temporary.write_text("".join(kept))
         temporary.rename(self._file)
@@ -162,7 +174,7 @@ class MetricsLog:
             self._board = None
 
 
-def _lines(file: Path) -> list[str]:
+def whole_lines(file: Path) -> list[str]:
     """Return the whole lines of a file; a crash may have left the last one unfinished."""
     if not file.exists():
         return []

@@ -9,17 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Ray reads these when it is imported.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# Train's controller looks at its workers every 2 s by default, and a report waits for the look.
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-# Ray's core writes its errors straight to the terminal, among them one for every actor that it may restart. What
-# concerns a user arrives as an exception.
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-if "RAY_ADDRESS" not in os.environ:
-    # In spite of its name, this is what makes a local Ray listen on 127.0.0.1 alone, on every system.
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-
 import ray
 import ray.data
 from ray.data._internal.execution.resource_manager import ResourceManager

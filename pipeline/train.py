@@ -22,8 +22,8 @@ from pipeline.checkpoint import CheckpointError, Meta, load_meta, save_checkpoin
 from pipeline.ingest import Batch, Plan
 from pipeline.model import Losses, TrainedModel
 from pipeline.optimization import TrainingState, autocast, lr_factor
-from pipeline.prepare import Shards
 from pipeline.progress import Record
+from pipeline.shards import Shards
 from pixcon_core.config import RunConfig, TrainConfig
 from pixcon_core.contrast import keep_out_of_ddp
 from pixcon_core.models import normalization, synchronize_batch_norm

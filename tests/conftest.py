@@ -1,3 +1,5 @@
+import os
+import uuid
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,13 @@ from pixcon_core.data import make_miniature
 
 
 def pytest_configure():
-    """Compute on one thread: tensors here are small, and Ray's workers want cores too."""
+    """Compute on one thread: tensors here are small, and Ray's workers want cores too.
+
+    Credentials for the S3 server of the tests, and for no other; Ray's workers get them from here.
+    """
     torch.set_num_threads(1)
+    os.environ |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 
 def pytest_collection_modifyitems(items):
@@ -23,6 +30,27 @@ def ray_cluster():
 
     with ray_session():
         yield
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """The address of an S3 server on this machine, which has a bucket of the name `bucket`."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    boto3.client("s3", endpoint_url=address, region_name="us-east-1").create_bucket(Bucket="bucket")
+    yield address
+    server.stop()
+
+
+@pytest.fixture
+def s3_url(s3_server):
+    """The URL of an empty folder in it."""
+    host = s3_server.removeprefix("http://")
+    return f"s3://bucket/{uuid.uuid4().hex}?endpoint_override={host}&scheme=http&region=us-east-1"
 
 
 @pytest.fixture(scope="session")

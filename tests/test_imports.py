@@ -1,4 +1,5 @@
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +57,11 @@ print("torch" in sys.modules, "ray" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_a_local_ray_listens_on_localhost_only_whatever_is_imported_first():
+    # Ray reads this from the environment once, when it is imported.
+    code = "import pipeline.journey, ray._private.ray_constants as constants; print(constants.ENABLE_RAY_CLUSTER)"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]

@@ -6,8 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import prepare as prepare_module
-from pipeline.ingest import Plan, read_rows, split_rows, stream
-from pipeline.prepare import Shards, dataset_spec, find_all_pairs, fingerprint, prepare
+from pipeline.ingest import Plan, stream
+from pipeline.prepare import prepare
+from pipeline.rows import read_rows, split_rows
+from pipeline.shards import Shards
+from pipeline.sources import dataset_spec, find_all_pairs, fingerprint
 from pixcon_core.config import IngestConfig
 from pixcon_core.data import load_pair
 
@@ -57,7 +60,7 @@ class TestShards:
     def test_they_hold_every_image_as_it_was(self, tiny_camvid, tmp_path):
         shards = run(tiny_camvid, tmp_path)
         assert {split: shards.splits[split].num_images for split in shards.splits} == {"train": 20, "val": 6}
-        assert shards == Shards.load(next(tmp_path.iterdir()))
+        assert shards == Shards.load(tmp_path)
         for split, pairs in find_all_pairs(SPEC, tiny_camvid).items():
             expected = {pair.id: load_pair(SPEC, pair) for pair in pairs}
             rows = split_rows(shards, split)
@@ -89,15 +92,21 @@ class TestShards:
         out = tmp_path / "out"
         with pytest.raises(StopError):
             run(camvid, out, on_progress=stop)
-        (partial,) = out.iterdir()
-        assert partial.name.endswith(".partial")
-        assert not list(partial.rglob("dataset.json"))
-        kept = {file.name: file.stat().st_mtime_ns for file in partial.glob("*.parquet")}
+        assert not (out / "dataset.json").exists()
+        with pytest.raises(ValueError, match=r"holds no prepared data"):
+            Shards.load(out)
+        kept = {file.name: file.stat().st_mtime_ns for file in out.glob("*.parquet")}
+        assert kept
         shards = run(camvid, out)
-        assert [folder.name for folder in out.iterdir()] == [partial.name.removesuffix(".partial")]
+        assert sorted(file.name for file in out.iterdir()) == [
+            "dataset.json",
+            *(f"train-{i:05d}.parquet" for i in range(3)),
+            "val-00000.parquet",
+        ]
         for name, written in kept.items():
-            assert (out / partial.name.removesuffix(".partial") / name).stat().st_mtime_ns == written
+            assert (out / name).stat().st_mtime_ns == written
         assert shards.splits["train"].num_images == 20
+        assert shards.content == run(camvid, tmp_path / "undisturbed").content
 
     def test_a_truncated_image_is_skipped_and_named(self, camvid, tmp_path):
         pair = first_image(camvid)
@@ -137,9 +146,12 @@ class TestShards:
 
     def test_the_index_says_what_was_found(self, tiny_camvid, tmp_path):
         shards = run(tiny_camvid, tmp_path)
-        index = json.loads((next(tmp_path.iterdir()) / "dataset.json").read_text())
+        index = json.loads((tmp_path / "dataset.json").read_text())
         assert index["classes"] == list(SPEC.classes)
-        table = pq.read_table(next(tmp_path.glob("*/val-*.parquet")))
+        assert index["splits"]["train"]["images"] == 20
+        assert index["splits"]["train"]["class_pixels"] == list(shards.splits["train"].class_pixels)
+        assert sum(index["splits"]["val"]["class_shares"]) == pytest.approx(1, abs=1e-4)
+        table = pq.read_table(next(tmp_path.glob("val-*.parquet")))
         assert table.num_rows == 6
         stored = {id_: (image, label) for id_, image, label in read_rows(shards.folder, split_rows(shards, "val"))}
         for row in table.to_pylist():
