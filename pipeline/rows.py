@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from jaxtyping import UInt8
 
 from pipeline.shards import RowGroup, Shards
-from pipeline.storage import Folder, locate
+from pipeline.storage import Folder, is_url, locate
 from pixcon_core.data import decode_image, decode_label
 
 COLUMNS = ["id", "image", "label", "crc32"]
@@ -91,7 +91,8 @@ def _read_groups(folder: Folder, name: str, groups: set[RowGroup]) -> dict[RowGr
     found: dict[RowGroup, pa.Table | list[Unreadable]] = {}
     with folder.open(name) as source:
         try:
-            file = pq.ParquetFile(source, pre_buffer=True)
+            # One request for a row group, where each costs a round trip; a local file needs no buffer.
+            file = pq.ParquetFile(source, pre_buffer=is_url(folder.name))
         except (pa.ArrowException, OSError) as error:
             _check_storage(folder, name)
             return {group: [_unreadable(folder, Row(group, i), error) for i in range(group.rows)] for group in groups}
