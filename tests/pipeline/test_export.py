@@ -148,6 +148,23 @@ def test_other_heads_and_backbones_keep_their_logits_at_every_multiple_of_32(che
         torch.testing.assert_close(run(images), model(images), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"head": "deeplabv3"}, id="deeplabv3"),
+        pytest.param({"head": "ocr"}, id="ocr"),
+        pytest.param({"backbone": "hrnet_w18_small", "head": "hrnet"}, id="hrnet"),
+    ],
+)
+def test_a_projection_head_adds_no_operation_to_other_heads(checkpoint, settings):
+    without, having = (
+        operations(trace(plain(checkpoint, projection=projection, **settings), (64, 64)))
+        for projection in (False, True)
+    )
+    assert len(without) > 50
+    assert having == without
+
+
 @pytest.fixture(scope="module")
 def onnx_session(checkpoint):
     for package in ("onnx", "onnxscript"):
