@@ -14,6 +14,7 @@ import ray.train.torch
 import torch
 from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
 
+from pipeline.checkpoint import CheckpointError
 from pipeline.ingest import Batch, stream
 from pipeline.rows import Unreadable
 from pipeline.session import quiet_data_logs
@@ -141,7 +142,7 @@ def _train_worker(parameters: dict[str, Any]) -> None:
         # All ranks see the same loss and end here. Not an error to Ray, which would only try the same again.
         if worker.rank == 0:
             ray.get(mailbox.fail.remote(error))
-    except TooManySkippedError as error:
+    except (TooManySkippedError, CheckpointError) as error:
         ray.get(mailbox.fail.remote(ValueError(str(error))))
         if worker.world_size > 1:
             raise  # the other ranks wait for this one: Ray ends them, and starts all again, to end at once

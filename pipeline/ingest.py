@@ -14,7 +14,7 @@ Images travel as uint8 and are normalised by the training step. This module impo
 import itertools
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ import numpy as np
 import ray.data
 from jaxtyping import UInt8
 
+from pipeline.cache import Cache, fetch
 from pipeline.rows import Row, Stored, Unreadable, read_rows
 from pipeline.shards import RowGroup
 from pixcon_core.config import IngestConfig
@@ -54,6 +55,12 @@ class Plan(NamedTuple):
     """Images in one step, over all workers together."""
     rank: int
     world_size: int
+    cache: Cache | None = None
+    """All images, decoded."""
+
+    def read(self, rows: list[Row]) -> Iterable[Stored | Unreadable]:
+        """Return images, decoded, in the order of the rows."""
+        return read_rows(self.folder, rows) if self.cache is None else fetch(self.cache, rows)
 
     @property
     def num_images(self) -> int:
@@ -165,7 +172,7 @@ def _load_window(
     for number in numbers["id"]:
         window = start + int(number)
         picked = plan.rows(window, first_step, last_step)
-        stored = read_rows(plan.folder, [row for _, row in picked])
+        stored = plan.read([row for _, row in picked])
         for (position, _), found in zip(picked, stored, strict=True):
             bad: list[Unreadable] = []
             if isinstance(found, Unreadable):
@@ -193,7 +200,7 @@ def _replacement(plan: Plan, window: int, position: int, first: Unreadable) -> t
     order, bad = plan.order(window), [first]
     place = position - order[0][0]
     for _, row in [*order[place + 1 :], *order[:place]]:
-        (found,) = read_rows(plan.folder, [row])
+        (found,) = plan.read([row])
         if isinstance(found, Stored):
             return found, bad
         bad.append(found)

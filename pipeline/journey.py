@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import picture
+from pipeline.cache import keep_decoded
 from pipeline.evaluate import Evaluation, evaluate
 from pipeline.fit import fit, wants_gpu
 from pipeline.options import RESULT, Request, store
@@ -65,7 +66,9 @@ def run(request: Request) -> Path:
         shards = prepared or _prepare(spec, pairs, config, request.out / "shards")
         _check_counts(config, shards.splits["train"].num_images)
         print(f"Backbone: {config.model.backbone}, {pretrained_source(config.model)}")
-        checkpoint = _train(Job(config, shards), folder)
+        cache = keep_decoded(shards, "train", config)
+        checkpoint = _train(Job(config, shards, cache), folder)
+        del cache  # and with it the images
         evaluation = _evaluate(checkpoint, shards, use_gpu)
     picture.draw(evaluation.examples, shards.classes, shards.palette, folder / "predictions.png")
     return _show(_write_result(folder, config, shards, evaluation, time.monotonic() - start))

@@ -60,6 +60,8 @@ class ShardInfo:
     file: str
     rows: int
     class_pixels: tuple[int, ...]
+    pixels: int
+    """Of all images, labelled or not."""
     skipped: tuple[Skipped, ...]
     sha256: str
     """Of ids, images and labels."""
@@ -103,6 +105,7 @@ def write_shard(row: dict[str, Any], spec: DatasetSpec, chunks: list[Chunk], pla
 def _make_shard(spec: DatasetSpec, chunk: Chunk, mark: str) -> tuple[ShardInfo, pa.Buffer]:
     """Return a shard as bytes; what a later, resumed call needs to know of it is in its own metadata."""
     skipped: list[Skipped] = []
+    num_pixels = 0
     class_pixels = np.zeros(len(spec.classes), dtype=np.int64)
     digest = hashlib.sha256()
     sink, num_rows, group = pa.BufferOutputStream(), 0, list[dict[str, Any]]()
@@ -120,6 +123,7 @@ def _make_shard(spec: DatasetSpec, chunk: Chunk, mark: str) -> tuple[ShardInfo, 
                 continue
             counts = np.bincount(sample.label.ravel(), minlength=256)[: len(spec.classes)]
             class_pixels += counts
+            num_pixels += sample.label.size
             made = _row(sample, counts, chunk.split)
             for part in (made["id"].encode(), made["image"], made["label"]):
                 digest.update(f"{len(part)} ".encode())
@@ -130,8 +134,16 @@ def _make_shard(spec: DatasetSpec, chunk: Chunk, mark: str) -> tuple[ShardInfo, 
                 flush()
         if group:
             flush()
-        pixels = tuple(class_pixels.tolist())
-        info = ShardInfo(mark, chunk.split, chunk.file, num_rows, pixels, tuple(skipped), digest.hexdigest())
+        info = ShardInfo(
+            mark,
+            chunk.split,
+            chunk.file,
+            num_rows,
+            tuple(class_pixels.tolist()),
+            num_pixels,
+            tuple(skipped),
+            digest.hexdigest(),
+        )
         writer.add_key_value_metadata({METADATA: info.to_json()})
     return info, sink.getvalue()
 

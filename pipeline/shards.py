@@ -33,6 +33,8 @@ class Split:
     groups: tuple[RowGroup, ...]
     class_pixels: tuple[int, ...]
     """Labelled pixels of each class."""
+    num_pixels: int = 0
+    """Of all images, labelled or not."""
 
     @property
     def num_images(self) -> int:
@@ -133,6 +135,7 @@ def write_index(folder: Folder, spec: DatasetSpec, fingerprint: str, infos: Mapp
         splits[name] = {
             "images": sum(info.rows for info in mine),
             "skipped": sum(len(info.skipped) for info in mine),
+            "pixels": sum(info.pixels for info in mine),
             "class_pixels": pixels,
             "class_shares": [round(count / labelled, 6) for count in pixels],
             "shards": [{"file": info.file, "rows": info.rows, "sha256": info.sha256} for info in mine],
@@ -166,7 +169,7 @@ def _from_index(folder: str, index: dict[str, Any]) -> Shards:
         )
         if len(split["class_pixels"]) != len(index["classes"]):
             raise ValueError(f"{len(split['class_pixels'])} counts for {len(index['classes'])} classes in {name}")
-        splits[name] = Split(groups, tuple(int(count) for count in split["class_pixels"]))
+        splits[name] = Split(groups, tuple(int(count) for count in split["class_pixels"]), int(split["pixels"]))
     return Shards(
         folder=folder,
         dataset=str(index["dataset"]),

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pipeline.cache import Cache
 from pipeline.checkpoint import CheckpointError, Meta, load_meta, save_checkpoint
 from pipeline.ingest import Batch, Plan
 from pipeline.model import Losses, TrainedModel
@@ -52,6 +53,8 @@ class Job:
 
     config: RunConfig
     shards: Shards
+    cache: Cache | None = None
+    """The training images, decoded."""
 
     def plan(self, worker: Worker) -> Plan:
         """Return which images a worker sees."""
@@ -63,6 +66,7 @@ class Job:
             batch_size=self.config.train.batch_size,
             rank=worker.rank,
             world_size=worker.world_size,
+            cache=self.cache,
         )
 
 

@@ -168,6 +168,12 @@ class IngestConfig:
     prefetch: int = 4
     """Batches made ahead of the training step."""
 
+    cache: Literal["auto", "on", "off"] = "auto"
+    """Keep decoded images in Ray's object store, for all epochs. auto: where they are seen more than once and fit."""
+
+    cache_share: float = 0.5
+    """Share of the object store that these may take."""
+
     max_bad_share: float = 0.01
     """Unreadable or mislabelled images are skipped and named; more than this share of a split, rounded up,
     ends the run. 0 ends it at the first."""
@@ -186,6 +192,7 @@ class IngestConfig:
         _require(0 < self.max_class_share <= 1, "ingest.max_class_share", "in (0, 1]", self.max_class_share)
         _require(self.window >= 1, "ingest.window", ">= 1", self.window)
         _require(self.prefetch >= 1, "ingest.prefetch", ">= 1", self.prefetch)
+        _require(0 < self.cache_share <= 1, "ingest.cache_share", "in (0, 1]", self.cache_share)
         _require(0 <= self.max_bad_share < 1, "ingest.max_bad_share", "in [0, 1)", self.max_bad_share)
 
 
