@@ -324,7 +324,8 @@ class RunConfig:
     """Data set by name; the mini-... ones are made on the spot."""
 
     data_root: str | None = None
-    """Folder of the data set as its authors lay it out; not needed for the mini-... ones."""
+    """Folder of the data set as its authors lay it out, or folder or URL of what pipeline.prepare made of it; not
+    needed for the mini-... ones."""
 
     seed: int = 0
     """Of weights, order, augmentation and sampling: the same seed gives the same run again."""
