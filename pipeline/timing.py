@@ -1,7 +1,7 @@
 """How long training would take: on this machine, measured on a few real steps; on known GPUs, assumed.
 
-The steps are of the run's own network, with fresh weights, on small crops of noise. What they take for each operation
-is taken for the run's crops too.
+The steps are of the run's own network, with fresh weights, on noise. Where a step of the run is long, its crops are
+made smaller and fewer; what such a step takes for each operation is taken for the run's too.
 """
 
 import dataclasses
@@ -18,8 +18,10 @@ from pipeline.train import TrainedModel, autocast, build_contrast, build_optimiz
 from pixcon_core.config import RunConfig
 from pixcon_core.models import Segmentor, check_model
 
-SIDE = 128
-IMAGES = 2
+AFFORDABLE = 4 * 10**10
+"""Multiply-adds of a measured step, at most: a second or so on a CPU."""
+SMALLEST = 64
+"""Side of the smallest crop that is timed; smaller ones tell of overhead alone."""
 ROUNDS = 5
 SECONDS = 3.0
 """No further round begins after so long."""
@@ -40,10 +42,11 @@ GPU_SHARE = 0.3
 class StepTimes(NamedTuple):
     """Seconds of the parts of a step, measured."""
 
+    images: int
     size: tuple[int, int]
-    """Of the crops on which the network was timed."""
+    """Of these images."""
     network: float
-    """Forward and backward pass of `IMAGES` such crops."""
+    """Forward and backward pass of them."""
     optimizer: float
     """One update of all weights; it is the same for any crop."""
     contrast: float
@@ -84,9 +87,10 @@ def estimate_time(
         accumulate: Passes in one step.
     """
     own = torch.device(device if torch.cuda.is_available() else "cpu")
-    measured = time_step(config, num_classes, own)
-    small = count_operations(model, measured.size, with_contrast=config.contrast.weight > 0)
-    rate = IMAGES * small.training / measured.network
+    images, size = _small_step(config, operations, worker_images)
+    measured = time_step(config, num_classes, own, images, size)
+    small = count_operations(model, size, with_contrast=config.contrast.weight > 0)
+    rate = images * small.training / measured.network
     work = worker_images * operations.training
     contrasting = max(0, config.train.steps - config.warmup_steps) / config.train.steps
     step = work / rate + measured.optimizer + contrasting * accumulate * measured.contrast
@@ -104,10 +108,11 @@ def _precision_on(config: RunConfig, peaks: dict[str, float]) -> str:
     return "bfloat16" if "bfloat16" in peaks else "float32"
 
 
-def time_step(config: RunConfig, num_classes: int, device: torch.device) -> StepTimes:
-    """Time real steps on a device, with fresh weights and images of noise."""
+def time_step(
+    config: RunConfig, num_classes: int, device: torch.device, images: int, size: tuple[int, int]
+) -> StepTimes:
+    """Time real steps on a device, with fresh weights, on so many images of noise of this height and width."""
     model_config = dataclasses.replace(config.model, pretrained="false")
-    size = _small_size(config)
     # In its warm-up the contrast term only gives the embeddings a gradient; its own time is taken apart.
     warming = dataclasses.replace(config.contrast, warmup_steps=10**9, memory_size=1)
     small = dataclasses.replace(
@@ -117,12 +122,12 @@ def time_step(config: RunConfig, num_classes: int, device: torch.device) -> Step
     if config.train.channels_last:
         model.segmentor.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
     optimizer = build_optimizer(model, config.train)
-    images = torch.randint(256, (IMAGES, *size, 3), dtype=torch.uint8, device=device)
-    labels = torch.randint(num_classes, (IMAGES, *size), dtype=torch.uint8, device=device)
+    noise = torch.randint(256, (images, *size, 3), dtype=torch.uint8, device=device)
+    labels = torch.randint(num_classes, (images, *size), dtype=torch.uint8, device=device)
 
     def forward_backward() -> None:
         with autocast(config.train, device):
-            losses = model(images, labels)
+            losses = model(noise, labels)
         losses.total.backward()
 
     def update() -> None:
@@ -132,17 +137,22 @@ def time_step(config: RunConfig, num_classes: int, device: torch.device) -> Step
     forward_backward()
     updating = _median_seconds(update, device)
     contrast = _time_contrast(config, num_classes, device) if config.contrast.weight > 0 else 0.0
-    return StepTimes(size, network, updating, contrast)
+    return StepTimes(images, size, network, updating, contrast)
 
 
-def _small_size(config: RunConfig) -> tuple[int, int]:
-    """Return the crop to time: a small one, unless the backbone takes no other size than the run's."""
-    height, width = (min(side, SIDE) for side in config.ingest.crop)
+def _small_step(config: RunConfig, operations: Operations, worker_images: int) -> tuple[int, tuple[int, int]]:
+    """Return how many images of which size to time: the run's own if that is affordable, else smaller and fewer."""
+    (height, width), stride = config.ingest.crop, config.model.output_stride
+    whole, per_pixel = (height, width), operations.training / (height * width)
+    fewest = min(2, worker_images)
+    while fewest * per_pixel * height * width > AFFORDABLE and min(height, width) >= 2 * SMALLEST:
+        height, width = (side // 2 // stride * stride for side in (height, width))
     try:
         check_model(config.model, (height, width))
-    except ValueError:
-        return config.ingest.crop
-    return height, width
+    except ValueError:  # a backbone that takes no other size than the run's
+        height, width = whole
+    affordable = int(AFFORDABLE / (per_pixel * height * width))
+    return min(worker_images, max(fewest, affordable)), (height, width)
 
 
 def _time_contrast(config: RunConfig, num_classes: int, device: torch.device) -> float:
@@ -156,12 +166,12 @@ def _time_contrast(config: RunConfig, num_classes: int, device: torch.device) ->
             keys.copy_(F.normalize(torch.randn(keys.shape, device=device), dim=-1))
         contrast.memory.written.fill_(capped.memory_size)
     side = 8
-    while side * side * IMAGES < 2 * settings.max_anchors and side < SIDE:
+    while 2 * side * side < 2 * settings.max_anchors and side < 128:
         side *= 2
-    embeddings = torch.randn(IMAGES, dim, side, side, device=device, requires_grad=True)
+    embeddings = torch.randn(2, dim, side, side, device=device, requires_grad=True)
     # Bands: all classes are in each image, so that every anchor has positives.
     labels = (torch.arange(side * side, device=device) * num_classes // (side * side)).view(1, side, side)
-    labels = labels.expand(IMAGES, -1, -1)
+    labels = labels.expand(2, -1, -1)
     wrong = torch.randint(num_classes, labels.shape, device=device)
 
     def forward_backward() -> None:
