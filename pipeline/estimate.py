@@ -216,6 +216,7 @@ def _memory_rows(found: Estimate) -> list[tuple[str, str]]:
         ("  activations", f"{_bytes(memory.activations)}, kept for the backward pass of {found.pass_images} images"),
         ("  stored keys", _bytes(memory.bank)),
         ("  contrast's work", _bytes(memory.contrast)),
+        ("  passing", f"{_bytes(memory.passing)} at the peak: logits, gradients so far, or contrast's work"),
     ]
 
 

@@ -1,7 +1,7 @@
 """Device memory of one training worker, by part: what stands all the time, and the most that a step adds.
 
 The network's part is traced (`pipeline.trace`). The contrast term's sizes depend on the labels, so its part is a
-formula out of its own code: the most that its settings allow.
+formula out of its own code, for anchors in full number and a full memory.
 """
 
 from typing import NamedTuple
@@ -13,11 +13,14 @@ from pipeline.trace import PassMemory
 from pixcon_core.config import RunConfig
 from pixcon_core.contrast.blocks import block_elements
 from pixcon_core.contrast.candidates import sample_size
+from pixcon_core.contrast.sampling import pool_size
 
 NUM_CANDIDATES = 24576
 """`PixelContrast`'s default, which runs leave as it is."""
 PER_SIMILARITY = 12
 """Bytes for each element of a block: the similarity, its copy without other classes, its slope (float32 each)."""
+PER_CHOICE = 12
+"""Bytes for each key chosen: its similarity (float32) and its column (int64)."""
 
 
 class Memory(NamedTuple):
@@ -34,8 +37,11 @@ class Memory(NamedTuple):
     """The stored keys of the contrast term."""
     contrast: int
     """What the contrast term works in."""
+    passing: int
+    """Beside activations at the fullest moment of a step: logits at full size, gradients so far, or contrast's work."""
     peak: int
-    """The most at any one time, which is less than the sum: gradients grow as activations go."""
+    """At that moment: weights, optimiser, stored keys, activations and what is passing; with several workers or parts
+    the gradients that they add to as well."""
 
 
 def worker_memory(
@@ -68,7 +74,16 @@ def worker_memory(
     # The sum of the gradients of earlier parts, and what is exchanged with other workers, stand all the time.
     standing = weights + optimizer + bank + exchanged + (learned if accumulate > 1 else 0)
     passing = max(traced.peak_forward, traced.kept + contrast, traced.peak_backward)
-    return Memory(weights, learned + exchanged, optimizer, traced.kept, bank, contrast, standing + passing)
+    return Memory(
+        weights=weights,
+        gradients=learned + exchanged,
+        optimizer=optimizer,
+        activations=traced.kept,
+        bank=bank,
+        contrast=contrast,
+        passing=passing - traced.kept,
+        peak=standing + passing,
+    )
 
 
 def state_bytes(module: nn.Module) -> int:
@@ -85,7 +100,7 @@ def bank_bytes(config: RunConfig, num_classes: int) -> int:
 
 
 def contrast_bytes(config: RunConfig, num_classes: int, device: torch.device, pixels: int) -> int:
-    """Return what the contrast term works in, at most: anchors in full number, and a full memory.
+    """Return about what the contrast term works in: 0.96 to 1.44 times that of real ones, when it was written.
 
     Args:
         config: Of the run.
@@ -107,9 +122,11 @@ def contrast_bytes(config: RunConfig, num_classes: int, device: torch.device, pi
     columns = negatives if is_sampled and negatives is not None else slots
     of_class = slots // num_classes if positives is None else min(slots // num_classes, positives)
     limit = block_elements(device)
+    width = keys + columns
+    chosen = pool_size(width) if settings.key_sampling == "semi_hard" else min(settings.num_negatives or 0, width)
     # Positives: the stored keys of each tile of 16 anchors or more, and their gather's input.
     block = max(
-        PER_SIMILARITY * min(limit, anchors * (keys + columns)),
+        min(max(1, limit // width), anchors) * (PER_SIMILARITY * width + PER_CHOICE * chosen),
         2 * 4 * min(limit, (anchors // 16 + num_classes) * of_class * dim),
     )
     sampled_keys = columns * dim * 4 if is_sampled else 0
