@@ -39,6 +39,9 @@ class Options:
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on with the newest run in --out that fits the other flags, from its last checkpoint."""
 
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Start nothing: print what the run would take, in parameters, operations, memory and time."""
+
 
 class StoredRun(NamedTuple):
     """A run folder, and what it says of itself."""
@@ -58,6 +61,8 @@ class Request(NamedTuple):
     """Run folder to go on with; it may be finished after all."""
     notes: tuple[str, ...]
     """What the user should know, but nothing is wrong."""
+    dry_run: bool = False
+    """Only say what the run would take."""
 
 
 def parse(arguments: Sequence[str]) -> Request:
@@ -83,7 +88,8 @@ def parse(arguments: Sequence[str]) -> Request:
         _check_same(found, options.config)
         preset = found.preset
     notes += _without_effect(options.config, start)
-    return Request(options.config, preset, options.out, found.folder if found else None, tuple(notes))
+    unfinished = found.folder if found else None
+    return Request(options.config, preset, options.out, unfinished, tuple(notes), options.dry_run)
 
 
 def store(folder: Path, preset: str, config: RunConfig) -> None:

@@ -4,13 +4,14 @@ python -m pipeline.run                                         # built-in miniat
 python -m pipeline.run --dataset camvid --data_root CamVid     # real data
 python -m pipeline.run --contrast.temperature 0.07 --train.steps 1000
 python -m pipeline.run --resume                                # go on with a run that was stopped
+python -m pipeline.run --dry_run                               # what a run would take; starts nothing
 python -m pipeline.run --help                                  # all settings
 """
 
 import sys
 from collections.abc import Sequence
 
-from pipeline.options import fail, parse
+from pipeline.options import Request, fail, parse
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,6 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail(error)
     for note in request.notes:
         print(f"note: {note}", file=sys.stderr)
+
+    if request.dry_run:
+        _print_estimate(request)
+        return
 
     from pipeline.fit import TrainingError  # some seconds: torch, Ray, timm
     from pipeline.journey import run
@@ -37,6 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         fail(f"stopped. The same command with --resume goes on from the last checkpoint in {request.out}.", code=130)
     print(result)
+
+
+def _print_estimate(request: Request) -> None:
+    from pipeline.estimate import estimate, format_estimate  # some seconds, as above
+
+    try:
+        print(format_estimate(estimate(request)))
+    except ValueError as error:
+        fail(error)
+    except OSError as error:
+        fail(error, code=1)
 
 
 if __name__ == "__main__":
