@@ -11,16 +11,16 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from pipeline.checks import check_counts, check_settings, find_prepared
 from pipeline.memory import Memory, worker_memory
+from pipeline.optimization import computes_in_bfloat16
 from pipeline.options import Request
-from pipeline.prepare import INDEX, Shards, dataset_spec, find_all_pairs
 from pipeline.progress import duration
+from pipeline.sources import NEEDED_SPLITS, dataset_spec, find_all_pairs
 from pipeline.timing import GPU_SHARE, Time, estimate_time
 from pipeline.trace import Operations, count_operations, on_meta, trace_pass
-from pipeline.train import computes_in_bfloat16
 from pixcon_core.config import RunConfig
 from pixcon_core.data import DatasetSpec
-from pixcon_core.models import check_model
 
 PUBLISHED = {
     "cityscapes": (2975, 500),
@@ -75,33 +75,27 @@ class Estimate(NamedTuple):
     time: Time
 
 
-def estimate(request: Request, *, accumulate: int = 1, ema: bool = False) -> Estimate:
+def estimate(request: Request) -> Estimate:
     """Return what the run that the command line asks for would take.
 
     Args:
         request: What `pipeline.options.parse` returned.
-        accumulate: Parts into which a worker's images of one step are split, one after the other.
-        ema: Whether a moving average of the weights is kept beside them.
 
     Raises:
         ValueError: If that run could not begin: the same errors as its own.
     """
     config = request.config
     spec = dataset_spec(config.dataset)
-    check_model(config.model, config.ingest.crop)
+    check_settings(config, spec)
     images = count_images(spec, config, request.out)
-    if config.train.batch_size > images.train:
-        raise ValueError(
-            f"train.batch_size must be at most the number of training images ({images.train}), but got"
-            f" {config.train.batch_size}."
-        )
+    check_counts(config, images.train)
     num_classes, with_contrast = len(spec.classes), config.contrast.weight > 0
     projecting = on_meta(config.model, num_classes, projection=True)
     model = projecting if with_contrast else on_meta(config.model, num_classes, projection=False)
     operations = count_operations(projecting, config.ingest.crop, with_contrast=with_contrast)
     device, precision = device_and_precision(config)
     worker_images = config.train.batch_size // config.train.num_workers
-    pass_images = max(1, worker_images // accumulate)
+    pass_images = worker_images // config.train.accumulate
     traced = trace_pass(
         model.train(),
         num_classes,
@@ -110,7 +104,7 @@ def estimate(request: Request, *, accumulate: int = 1, ema: bool = False) -> Est
         half=precision != "float32",
         aux_weight=config.model.aux_weight,
     )
-    memory = worker_memory(config, num_classes, model, traced, torch.device(device), accumulate=accumulate, ema=ema)
+    memory = worker_memory(config, num_classes, model, traced, torch.device(device))
     return Estimate(
         preset=request.preset,
         config=config,
@@ -124,7 +118,7 @@ def estimate(request: Request, *, accumulate: int = 1, ema: bool = False) -> Est
         precision=precision,
         memory=memory,
         checkpoint=memory.weights + memory.optimizer + memory.bank,
-        time=estimate_time(config, num_classes, projecting, operations, device, worker_images, accumulate),
+        time=estimate_time(config, num_classes, projecting, operations, device, worker_images),
     )
 
 
@@ -139,6 +133,10 @@ def count_images(spec: DatasetSpec, config: RunConfig, out: Path) -> Images:
     Raises:
         ValueError: If the data are named and not there.
     """
+    prepared = find_prepared(spec, config)
+    if prepared is not None:
+        train, val = (prepared.splits[split].num_images for split in NEEDED_SPLITS)
+        return Images(train, val, f"counted in {config.data_root}")
     root = Path(config.data_root) if config.data_root is not None else None
     if spec.mini is not None:
         root = root or out / "data" / spec.name
@@ -148,9 +146,6 @@ def count_images(spec: DatasetSpec, config: RunConfig, out: Path) -> Images:
         root = Path(config.dataset).parent
     if root is None:
         return Images(*PUBLISHED[spec.name], "published; data_root is not given")
-    if (root / INDEX).is_file():
-        splits = Shards.load(root).splits
-        return Images(splits["train"].num_images, splits["val"].num_images, f"counted in {root / INDEX}")
     pairs = find_all_pairs(spec, root)
     return Images(len(pairs["train"]), len(pairs["val"]), f"counted in {root}")
 

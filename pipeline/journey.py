@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline import picture
 from pipeline.cache import keep_decoded
+from pipeline.checks import check_counts, check_settings, find_prepared
 from pipeline.evaluate import Evaluation, evaluate
 from pipeline.fit import fit, wants_gpu
 from pipeline.options import RESULT, Request, store
@@ -20,13 +21,12 @@ from pipeline.prepare import prepare_with_bar
 from pipeline.progress import SKIPPED, Bar, MetricsLog, Record, duration, follow, open_mailbox, whole_lines
 from pipeline.session import ray_session
 from pipeline.shard_file import Skipped
-from pipeline.shards import INDEX, Shards
-from pipeline.sources import NEEDED_SPLITS, dataset_spec, find_all_pairs, find_root, fingerprint
-from pipeline.storage import locate
+from pipeline.shards import Shards
+from pipeline.sources import dataset_spec, find_all_pairs, find_root, fingerprint
 from pipeline.train import Job
 from pixcon_core.config import RunConfig
 from pixcon_core.data import DatasetSpec, Pair
-from pixcon_core.models import check_model, fetch_pretrained, pretrained_source
+from pixcon_core.models import fetch_pretrained, pretrained_source
 
 NUM_EXAMPLES = 4
 NUM_NAMED = 10
@@ -47,15 +47,13 @@ def run(request: Request) -> Path:
         print(f"{request.unfinished} is finished already.")
         return _show(request.unfinished / RESULT)
     spec = dataset_spec(config.dataset)
-    at_once = config.train.batch_size // config.train.accumulate
-    check_model(config.model, config.ingest.crop, images_at_once=at_once)
-    _check_classes(config, spec)
-    prepared, pairs = _find_prepared(spec, config), {}
+    check_settings(config, spec)
+    prepared, pairs = find_prepared(spec, config), {}
     if prepared is None:
         pairs = find_all_pairs(spec, find_root(spec, config.dataset, config.data_root, request.out))
-        _check_counts(config, len(pairs["train"]))
+        check_counts(config, len(pairs["train"]))
     else:
-        _check_counts(config, prepared.splits["train"].num_images)
+        check_counts(config, prepared.splits["train"].num_images)
     fetch_pretrained(config.model)  # workers find them in the cache; without network it ends here
 
     folder = request.unfinished or _new_folder(request.out, spec.name)
@@ -64,7 +62,7 @@ def run(request: Request) -> Path:
     with ray_session(folder / "logs"):
         use_gpu = wants_gpu(config.train)
         shards = prepared or _prepare(spec, pairs, config, request.out / "shards")
-        _check_counts(config, shards.splits["train"].num_images)
+        check_counts(config, shards.splits["train"].num_images)
         print(f"Backbone: {config.model.backbone}, {pretrained_source(config.model)}")
         cache = keep_decoded(shards, "train", config)
         checkpoint = _train(Job(config, shards, cache), folder)
@@ -72,52 +70,6 @@ def run(request: Request) -> Path:
         evaluation = _evaluate(checkpoint, shards, use_gpu)
     picture.draw(evaluation.examples, shards.classes, shards.palette, folder / "predictions.png")
     return _show(_write_result(folder, config, shards, evaluation, time.monotonic() - start))
-
-
-def _find_prepared(spec: DatasetSpec, config: RunConfig) -> Shards | None:
-    """Return the shards that `data_root` holds; None where it is a folder of raw files.
-
-    Raises:
-        ValueError: If they are not of this data set, or not all that is needed.
-    """
-    if config.data_root is None or INDEX not in locate(config.data_root).sizes():
-        return None
-    shards = Shards.load(config.data_root)
-    if shards.dataset != spec.name:
-        raise ValueError(
-            f"data_root: {config.data_root} holds shards of {shards.dataset}, but dataset is {config.dataset}."
-        )
-    if shards.classes != spec.classes:
-        unlike = [(i, *names) for i, names in enumerate(zip(shards.classes, spec.classes, strict=False))]
-        first = next((f"class {i} is {there}, not {here}" for i, there, here in unlike if there != here), "")
-        raise ValueError(
-            f"data_root: {config.data_root} holds shards of other classes than {config.dataset} has:"
-            f" {len(shards.classes)}, not {len(spec.classes)}{'; ' * bool(first)}{first}. Prepare it anew."
-        )
-    if missing := [split for split in NEEDED_SPLITS if split not in shards.splits]:
-        raise ValueError(
-            f"data_root: {config.data_root} has no split {' and '.join(missing)}, only {', '.join(shards.splits)}."
-            f" Prepare it with --splits {' '.join(NEEDED_SPLITS)}."
-        )
-    shards.check_skipped(config.ingest.max_bad_share)
-    return shards
-
-
-def _check_classes(config: RunConfig, spec: DatasetSpec) -> None:
-    weights, classes = config.train.class_weights, spec.classes
-    if not isinstance(weights, str) and len(weights) != len(classes):
-        raise ValueError(
-            f"train.class_weights must be one number for each of the {len(classes)} classes of {spec.name}, but got"
-            f" {len(weights)}. For weights by how often a class occurs: --train.class_weights balanced."
-        )
-
-
-def _check_counts(config: RunConfig, num_train: int) -> None:
-    if config.train.batch_size > num_train:
-        raise ValueError(
-            f"train.batch_size must be at most the number of training images ({num_train}), but got"
-            f" {config.train.batch_size}."
-        )
 
 
 def _new_folder(out: Path, name: str) -> Path:

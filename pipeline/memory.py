@@ -50,9 +50,6 @@ def worker_memory(
     model: nn.Module,
     traced: PassMemory,
     device: torch.device,
-    *,
-    accumulate: int,
-    ema: bool,
 ) -> Memory:
     """Return the memory of one worker.
 
@@ -62,17 +59,15 @@ def worker_memory(
         model: The segmentor, with or without content.
         traced: Of one pass of the images that a worker takes at once.
         device: Decides how large the blocks of the contrast term are.
-        accumulate: Passes in one step.
-        ema: Whether a moving average of the weights is kept.
     """
     learned = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     exchanged = learned if config.train.num_workers > 1 else 0
-    weights = state_bytes(model) * (2 if ema else 1)
+    weights = state_bytes(model) * (1 if config.train.ema_decay is None else 2)
     optimizer = learned * (1 if config.train.optimizer == "sgd" else 2)
     bank = bank_bytes(config, num_classes)
     contrast = contrast_bytes(config, num_classes, device, traced.pixels)
     # The sum of the gradients of earlier parts, and what is exchanged with other workers, stand all the time.
-    standing = weights + optimizer + bank + exchanged + (learned if accumulate > 1 else 0)
+    standing = weights + optimizer + bank + exchanged + (learned if config.train.accumulate > 1 else 0)
     passing = max(traced.peak_forward, traced.kept + contrast, traced.peak_backward)
     return Memory(
         weights=weights,

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from pipeline.model import TrainedModel, build_contrast
+from pipeline.optimization import autocast, build_optimizer
 from pipeline.trace import Operations, count_operations
-from pipeline.train import TrainedModel, autocast, build_contrast, build_optimizer
 from pixcon_core.config import RunConfig
 from pixcon_core.models import Segmentor, check_model
 
@@ -73,7 +74,6 @@ def estimate_time(
     operations: Operations,
     device: str,
     worker_images: int,
-    accumulate: int,
 ) -> Time:
     """Return how long the steps of a run would take.
 
@@ -84,7 +84,6 @@ def estimate_time(
         operations: For one image of the run's crop.
         device: Where the run would compute: cuda or cpu.
         worker_images: Images of one step on one worker.
-        accumulate: Passes in one step.
     """
     own = torch.device(device if torch.cuda.is_available() else "cpu")
     images, size = _small_step(config, operations, worker_images)
@@ -93,7 +92,7 @@ def estimate_time(
     rate = images * small.training / measured.network
     work = worker_images * operations.training
     contrasting = max(0, config.train.steps - config.warmup_steps) / config.train.steps
-    step = work / rate + measured.optimizer + contrasting * accumulate * measured.contrast
+    step = work / rate + measured.optimizer + contrasting * config.train.accumulate * measured.contrast
     gpus = {}
     for card, peaks in TERAFLOPS.items():
         precision = _precision_on(config, peaks)
@@ -105,7 +104,7 @@ def estimate_time(
 def _precision_on(config: RunConfig, peaks: dict[str, float]) -> str:
     if config.train.precision != "auto":
         return config.train.precision
-    return "bfloat16" if "bfloat16" in peaks else "float32"
+    return "bfloat16" if "bfloat16" in peaks else "float16"
 
 
 def time_step(

@@ -16,11 +16,12 @@ import pipeline.timing
 from pipeline.checkpoint import Meta, save_checkpoint
 from pipeline.estimate import MINIATURE, PUBLISHED, count_images, estimate, format_estimate
 from pipeline.memory import bank_bytes, contrast_bytes
+from pipeline.model import TrainedModel, build_contrast
+from pipeline.optimization import build_optimizer
 from pipeline.options import parse
 from pipeline.run import main
 from pipeline.timing import StepTimes
 from pipeline.trace import LiveBytes, count_operations, on_meta, trace_pass
-from pipeline.train import TrainedModel, build_contrast, build_optimizer
 from pixcon_core.config import ContrastConfig, ModelConfig, RunConfig, TrainConfig
 from pixcon_core.data import DATASETS, make_miniature
 from pixcon_core.presets import PRESETS
@@ -52,8 +53,8 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
-def estimated(arguments="", **more):
-    return estimate(parse([*SMALL, *arguments.split()]), **more)
+def estimated(arguments=""):
+    return estimate(parse([*SMALL, *arguments.split()]))
 
 
 def nbytes(tensors):
@@ -208,10 +209,10 @@ def test_parts_workers_and_a_moving_average_change_what_they_should(untimed):
     two = estimated("--train.num_workers 2").memory
     assert two.gradients == 2 * learned
     assert two.activations == pytest.approx(one.activations / 2, rel=0.01)
-    halves = estimated(accumulate=2)
+    halves = estimated("--train.accumulate 2")
     assert (halves.worker_images, halves.pass_images) == (8, 4)
     assert halves.memory.activations == two.activations
-    averaged = estimated(ema=True)
+    averaged = estimated("--train.ema_decay 0.999")
     assert averaged.memory.weights == 2 * one.weights
     assert averaged.memory.peak == one.peak + one.weights
     assert averaged.checkpoint == estimated().checkpoint + one.weights
@@ -222,7 +223,7 @@ def test_time_is_steps_times_what_one_takes(untimed):
     assert found.time.measured.images == 8  # an affordable step is timed as it is
     assert found.time.own == pytest.approx(80 * (2 + 0.25 + 0.25 * 60 / 80))
     operations = 2 * 3 * found.operations.forward * 8 * 80
-    assert found.time.gpus["V100", "float32"] == pytest.approx(operations / (0.3 * 15.7e12))
+    assert found.time.gpus["V100", "float16"] == pytest.approx(operations / (0.3 * 125e12))
     assert ("V100", "bfloat16") not in estimated("--train.precision bfloat16").time.gpus
 
 
