@@ -245,7 +245,8 @@ def _basis(found: Estimate) -> list[str]:
         f" {config.model.projection_dim} x 4 bytes.",
         f"This machine: {time.rate / 1e9:.3g} G multiply-adds/s, measured just now on training steps of this network"
         f" with {crops}; to it come {1e3 * time.measured.optimizer:.0f} ms a step for the update and"
-        f" {1e3 * time.measured.contrast:.0f} ms for contrast, measured too. The fastest of some rounds counts; other programs slow a run down.",
+        f" {1e3 * time.measured.contrast:.0f} ms for contrast, measured too. The fastest of some rounds"
+        " counts; other programs slow a run down.",
         f"The GPUs: the published peak of the SXM card, of which {100 * GPU_SHARE:.0f} % are assumed to be reached,"
         " which small networks and crops are far from; contrast is left out.",
         f"{_workers(config)}: assumed to be as fast each as one alone. Reading of images, checkpoints and evaluation"

@@ -180,7 +180,7 @@ def _time_contrast(config: RunConfig, num_classes: int, device: torch.device) ->
 
 
 def _best_seconds(work: Callable[[], None], device: torch.device, after: Callable[[], None] | None = None) -> float:
-    """Return the shortest time of some rounds: other programs only add. The first gets kernels ready and is left out."""
+    """Return the shortest time of some rounds, for other programs only add; the first makes kernels ready."""
     times: list[float] = []
     begin = time.perf_counter()
     while len(times) < ROUNDS + 1 and (len(times) < 2 or time.perf_counter() - begin < SECONDS):
