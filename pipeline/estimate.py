@@ -218,7 +218,7 @@ def _memory_rows(found: Estimate) -> list[tuple[str, str]]:
 def _time_rows(found: Estimate) -> list[tuple[str, str]]:
     time = found.time
     per_step = time.own / found.config.train.steps
-    own = f"{duration(time.own)} on this machine's {time.own_device}, {per_step:.3g} s a step (measured speed)"
+    own = f"{_rough(time.own)} on this machine's {time.own_device}, {per_step:.3g} s a step (measured speed)"
     gpus = [
         (f"  on {card}", f"{_rough(seconds)} in {precision} (assumed, not measured)")
         for (card, precision), seconds in time.gpus.items()
@@ -240,7 +240,8 @@ def _basis(found: Estimate) -> list[str]:
         f" {config.model.projection_dim} x 4 bytes.",
         f"This machine: {time.rate / 1e9:.3g} G multiply-adds/s, measured just now on training steps of this network"
         f" with {crops}; to it come {1e3 * time.measured.optimizer:.0f} ms a step for the update and"
-        f" {1e3 * time.measured.contrast:.0f} ms for contrast, measured too. Other programs slow it down.",
+        f" {1e3 * time.measured.contrast:.0f} ms for contrast, measured too. The fastest of some rounds"
+        " counts; other programs slow a run down.",
         f"The GPUs: the published peak of the SXM card, of which {100 * GPU_SHARE:.0f} % are assumed to be reached,"
         " which small networks and crops are far from; contrast is left out.",
         f"{_workers(config)}: assumed to be as fast each as one alone. Reading of images, checkpoints and evaluation"
@@ -261,7 +262,9 @@ def _workers(config: RunConfig) -> str:
 
 
 def _rough(seconds: float) -> str:
-    return "under a minute" if seconds < 60 else duration(seconds)
+    if seconds < 60:
+        return "under a minute"
+    return duration(seconds) if seconds < 2 * 86400 else f"{seconds / 86400:.0f} days"
 
 
 def _size(crop: tuple[int, int]) -> str:
@@ -269,7 +272,7 @@ def _size(crop: tuple[int, int]) -> str:
 
 
 def _count(number: int) -> str:
-    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+    for unit, name in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
         if number >= unit:
             return f"{number / unit:.2f} {name}"
     return str(number)

@@ -5,7 +5,6 @@ made smaller and fewer; what such a step takes for each operation is taken for t
 """
 
 import dataclasses
-import statistics
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -132,9 +131,9 @@ def time_step(
     def update() -> None:
         optimizer.step()
 
-    network = _median_seconds(forward_backward, device, after=lambda: optimizer.zero_grad(set_to_none=True))
+    network = _best_seconds(forward_backward, device, after=lambda: optimizer.zero_grad(set_to_none=True))
     forward_backward()
-    updating = _median_seconds(update, device)
+    updating = _best_seconds(update, device)
     contrast = _time_contrast(config, num_classes, device) if config.contrast.weight > 0 else 0.0
     return StepTimes(images, size, network, updating, contrast)
 
@@ -176,11 +175,11 @@ def _time_contrast(config: RunConfig, num_classes: int, device: torch.device) ->
     def forward_backward() -> None:
         contrast(F.normalize(embeddings, dim=1), labels, wrong).loss.backward()
 
-    return _median_seconds(forward_backward, device)
+    return _best_seconds(forward_backward, device)
 
 
-def _median_seconds(work: Callable[[], None], device: torch.device, after: Callable[[], None] | None = None) -> float:
-    """Return the median time of some rounds; the first one, in which kernels get ready, does not count."""
+def _best_seconds(work: Callable[[], None], device: torch.device, after: Callable[[], None] | None = None) -> float:
+    """Return the shortest time of some rounds, for other programs only add; the first makes kernels ready."""
     times: list[float] = []
     begin = time.perf_counter()
     while len(times) < ROUNDS + 1 and (len(times) < 2 or time.perf_counter() - begin < SECONDS):
@@ -189,7 +188,7 @@ def _median_seconds(work: Callable[[], None], device: torch.device, after: Calla
         times.append(_now(device) - start)
         if after is not None:
             after()
-    return statistics.median(times[1:])
+    return min(times[1:])
 
 
 def _now(device: torch.device) -> float:
