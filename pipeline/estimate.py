@@ -13,7 +13,7 @@ from torch import nn
 
 from pipeline.checks import check_counts, check_settings, find_prepared
 from pipeline.memory import Memory, worker_memory
-from pipeline.optimization import computes_in_bfloat16
+from pipeline.optimization import autocast_type
 from pipeline.options import Request
 from pipeline.progress import duration
 from pipeline.sources import NEEDED_SPLITS, dataset_spec, find_all_pairs
@@ -70,6 +70,8 @@ class Estimate(NamedTuple):
     device: str
     precision: str
     memory: Memory
+    on_gpu: tuple[int, str] | None
+    """Peak and precision on a GPU, where `memory` is on the CPU."""
     checkpoint: int
     """Bytes on disk."""
     time: Time
@@ -96,15 +98,18 @@ def estimate(request: Request) -> Estimate:
     device, precision = device_and_precision(config)
     worker_images = config.train.batch_size // config.train.num_workers
     pass_images = worker_images // config.train.accumulate
-    traced = trace_pass(
-        model.train(),
-        num_classes,
-        config.ingest.crop,
-        pass_images,
-        half=precision != "float32",
-        aux_weight=config.model.aux_weight,
-    )
-    memory = worker_memory(config, num_classes, model, traced, torch.device(device))
+    model.train()
+
+    def memory_on(device: str, precision: str) -> Memory:
+        half, aux_weight = precision != "float32", config.model.aux_weight
+        traced = trace_pass(model, num_classes, config.ingest.crop, pass_images, half=half, aux_weight=aux_weight)
+        return worker_memory(config, num_classes, model, traced, torch.device(device))
+
+    memory = memory_on(device, precision)
+    elsewhere = None
+    if device == "cpu":
+        gpu_precision = "bfloat16" if config.train.precision == "auto" else config.train.precision
+        elsewhere = memory_on("cuda", gpu_precision).peak, gpu_precision
     return Estimate(
         preset=request.preset,
         config=config,
@@ -117,6 +122,7 @@ def estimate(request: Request) -> Estimate:
         device=device,
         precision=precision,
         memory=memory,
+        on_gpu=elsewhere,
         checkpoint=memory.weights + memory.optimizer + memory.bank,
         time=estimate_time(config, num_classes, projecting, operations, device, worker_images),
     )
@@ -156,8 +162,10 @@ def device_and_precision(config: RunConfig) -> tuple[str, str]:
     device = "cuda" if wanted == "cuda" or (wanted == "auto" and here) else "cpu"
     if config.train.precision != "auto":
         return device, config.train.precision
-    pays = computes_in_bfloat16(torch.device(device)) if device == "cpu" or here else True
-    return device, "bfloat16" if pays else "float32"
+    if device == "cuda" and not here:
+        return device, "bfloat16"
+    chosen = autocast_type(config.train, torch.device(device))
+    return device, "float32" if chosen is None else str(chosen).removeprefix("torch.")
 
 
 def _num_parameters(module: nn.Module | None) -> int:
@@ -203,6 +211,9 @@ def _size_rows(found: Estimate) -> list[tuple[str, str]]:
 
 def _memory_rows(found: Estimate) -> list[tuple[str, str]]:
     memory = found.memory
+    on_gpu = []
+    if found.on_gpu is not None:
+        on_gpu = [("  on a GPU", f"{_bytes(found.on_gpu[0])} at the peak, in {found.on_gpu[1]}")]
     return [
         ("memory of a worker", f"{_bytes(memory.peak)} at the peak, on {found.device} in {found.precision}"),
         ("  weights", _bytes(memory.weights)),
@@ -212,6 +223,7 @@ def _memory_rows(found: Estimate) -> list[tuple[str, str]]:
         ("  stored keys", _bytes(memory.bank)),
         ("  contrast's work", _bytes(memory.contrast)),
         ("  passing", f"{_bytes(memory.passing)} at the peak: logits, gradients so far, or contrast's work"),
+        *on_gpu,
     ]
 
 

@@ -303,3 +303,14 @@ def test_the_papers_largest_network_is_estimated_with_its_speed(elsewhere):
     assert 25e9 < found.memory.peak < 35e9
     assert found.time.measured.size < (512, 1024)
     assert found.time.own > 0
+
+
+def test_a_gpu_that_is_not_here_has_its_own_line(untimed):
+    plain, narrow = estimated("--train.device cpu --train.precision float32"), estimated("--train.device cpu")
+    assert plain.on_gpu == (plain.memory.peak, "float32")
+    assert narrow.on_gpu[1] == "bfloat16"
+    assert narrow.on_gpu[0] < plain.memory.peak
+    assert "on a GPU" in format_estimate(narrow)
+    there = estimated("--train.device cuda --train.precision bfloat16")
+    assert there.on_gpu is None
+    assert there.memory.peak == narrow.on_gpu[0]
