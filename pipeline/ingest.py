@@ -129,13 +129,12 @@ def stream(
     execution, but one that has to wait for its consumer polls without a pause: it takes a core, and Python's lock, from
     the training that it waits for.
     """
-    length = max(1, WINDOWS_AT_ONCE * plan.window // plan.batch_size)
-    parts = iter(range(first_step, last_step, length))
+    parts = iter(_parts(plan, first_step, last_step))
     reported: set[Unreadable] = set()
     with ThreadPoolExecutor(PARTS_AHEAD, thread_name_prefix="ingest") as background:
 
-        def load(start: int) -> Future[ray.data.Dataset]:
-            return background.submit(_load, plan, config, start, min(start + length, last_step))
+        def load(steps: tuple[int, int]) -> Future[ray.data.Dataset]:
+            return background.submit(_load, plan, config, *steps)
 
         ahead = deque(map(load, itertools.islice(parts, PARTS_AHEAD)))
         while ahead:
@@ -154,6 +153,14 @@ def stream(
                         on_unreadable(one)
                     reported.add(one)
                 yield Batch(batch["image"], batch["label"])
+
+
+def _parts(plan: Plan, first_step: int, last_step: int) -> list[tuple[int, int]]:
+    """Cut a run's steps into the parts that are made at a time; the first is small, so that training begins soon."""
+    window = max(1, plan.window // plan.batch_size)
+    starts = [*range(first_step, min(first_step + window, last_step), window)]
+    starts += range(first_step + window, last_step, window * WINDOWS_AT_ONCE)
+    return list(itertools.pairwise([*starts, last_step]))
 
 
 def _load(plan: Plan, config: IngestConfig, first_step: int, last_step: int) -> ray.data.Dataset:
