@@ -1,5 +1,7 @@
 """What must hold before a run begins, seen without starting anything."""
 
+import importlib.util
+
 from pipeline.shards import INDEX, Shards
 from pipeline.sources import NEEDED_SPLITS
 from pipeline.storage import locate
@@ -17,6 +19,11 @@ def check_settings(config: RunConfig, spec: DatasetSpec) -> None:
     at_once = config.train.batch_size // config.train.accumulate
     check_model(config.model, config.ingest.crop, images_at_once=at_once)
     _check_classes(config, spec)
+    if config.train.lovasz_weight > 0 and importlib.util.find_spec("segmentation_models_pytorch") is None:
+        raise ValueError(
+            f"train.lovasz_weight={config.train.lovasz_weight} needs segmentation_models_pytorch, which is not"
+            " installed: pip install 'pixcon[lovasz]'."
+        )
 
 
 def find_prepared(spec: DatasetSpec, config: RunConfig) -> Shards | None:

@@ -42,6 +42,7 @@ class TrainedModel(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(stated.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(stated.std).view(3, 1, 1), persistent=False)
         self.register_buffer("class_weights", class_weights(config.train, class_pixels), persistent=False)
+        self.lovasz_weight = config.train.lovasz_weight
         threshold = config.train.ohem_threshold
         self.ohem = None if threshold is None else Ohem(threshold, config.train.ohem_min_kept)
 
@@ -53,7 +54,12 @@ class TrainedModel(nn.Module):
         output = self.segmentor(pixels, with_embeddings=self.contrast is not None)
         labels = labels.long()
         cross_entropy = segmentation_loss(
-            output, labels, class_weights=self.class_weights, aux_weight=self.aux_weight, ohem=self.ohem
+            output,
+            labels,
+            class_weights=self.class_weights,
+            aux_weight=self.aux_weight,
+            ohem=self.ohem,
+            lovasz_weight=self.lovasz_weight,
         )
         if self.contrast is None:
             return Losses(cross_entropy, cross_entropy, torch.zeros_like(cross_entropy), None)

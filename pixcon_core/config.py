@@ -238,6 +238,9 @@ class TrainConfig:
     ohem_min_kept: int = 100_000
     """Pixels of a worker's batch that mining keeps at least, the hardest ones."""
 
+    lovasz_weight: float = 0.0
+    """Factor of the Lovász-softmax loss, a smooth stand-in for 1 - mIoU, beside cross-entropy; needs pixcon[lovasz]."""
+
     ema_decay: float | None = None
     """Evaluate and export an exponential moving average of the weights with this decay, 0.999 for one; None has
     none."""
@@ -280,6 +283,7 @@ class TrainConfig:
         )
         ohem, ema = self.ohem_threshold, self.ema_decay
         _require(ohem is None or 0 < ohem <= 1, "train.ohem_threshold", "in (0, 1], or None", ohem)
+        _require(self.lovasz_weight >= 0, "train.lovasz_weight", ">= 0", self.lovasz_weight)
         _require(self.ohem_min_kept >= 1, "train.ohem_min_kept", ">= 1", self.ohem_min_kept)
         _require(ema is None or 0 < ema < 1, "train.ema_decay", "in (0, 1), or None", ema)
         _require(self.clip_norm is None or self.clip_norm > 0, "train.clip_norm", "> 0, or None", self.clip_norm)

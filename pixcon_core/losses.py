@@ -1,4 +1,4 @@
-"""Cross-entropy at the labels' resolution, with class weights and online hard example mining."""
+"""Cross-entropy at the labels' resolution, with class weights and online hard example mining; Lovász-softmax."""
 
 import math
 from collections.abc import Sequence
@@ -33,6 +33,7 @@ def segmentation_loss(
     aux_weight: float,
     ignore_index: int = 255,
     ohem: Ohem | None = None,
+    lovasz_weight: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Return cross-entropy of the logits plus `aux_weight` times that of the auxiliary logits, if there are any.
 
@@ -44,15 +45,43 @@ def segmentation_loss(
             then has parameters without a gradient, for which distributed training waits in vain.)
         ignore_index: Label that is left out.
         ohem: Leaves easy pixels out of the main term.
+        lovasz_weight: Factor of the Lovász-softmax loss of the main logits; needs segmentation_models_pytorch.
 
     Returns:
         A float32 scalar, 0 with a graph where every label is ignored.
     """
     labels = labels.long()
     loss = _cross_entropy(output.logits, labels, class_weights, ignore_index, ohem)
+    if lovasz_weight > 0:
+        loss = loss + lovasz_weight * lovasz_softmax(output.logits, labels, ignore_index=ignore_index)
     if output.aux_logits is None or aux_weight == 0:
         return loss
     return loss + aux_weight * _cross_entropy(output.aux_logits, labels, class_weights, ignore_index, None)
+
+
+def lovasz_softmax(
+    logits: Float[Tensor, "batch class _ _"], labels: Int64[Tensor, "batch height width"], *, ignore_index: int = 255
+) -> Float[Tensor, ""]:
+    """Return a smooth stand-in for 1 - mIoU, over the classes that occur in the batch.
+
+    Args:
+        logits: Of any resolution; they are brought bilinearly to the labels'.
+        labels: Class ids.
+        ignore_index: Label that is left out.
+
+    Returns:
+        A float32 scalar in 0..1, 0 with a graph where every label is ignored.
+
+    Source:
+        Berman et al., "The Lovász-Softmax loss", CVPR 2018; computed by segmentation_models_pytorch.
+    """
+    from segmentation_models_pytorch.losses import MULTICLASS_MODE, LovaszLoss  # optional, and slow to import
+
+    logits = F.interpolate(logits.float(), size=labels.shape[1:], mode="bilinear", align_corners=False)
+    if (labels == ignore_index).all():
+        return logits.sum() * 0.0
+    loss: Tensor = LovaszLoss(MULTICLASS_MODE, ignore_index=ignore_index)(logits, labels)
+    return loss
 
 
 def balanced_class_weights(class_pixels: Sequence[int]) -> Float[Tensor, " class"]:

@@ -152,6 +152,7 @@ _SOURCES: dict[str, Source] = {
     "train.class_weights": "code",
     "train.ohem_threshold": "code",
     "train.ohem_min_kept": "code",
+    "train.lovasz_weight": "code",
     "evaluate.short_side": "code",
     "evaluate.scales": "code",
     "evaluate.flip": "code",

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pixcon_core.losses import Ohem, balanced_class_weights, segmentation_loss
+from pixcon_core.losses import Ohem, balanced_class_weights, lovasz_softmax, segmentation_loss
 from pixcon_core.models import SegmentorOutput
 
 IGNORE = 255
@@ -162,3 +162,47 @@ def test_balanced_class_weights_follow_the_formula():
 
 def test_balanced_class_weights_without_any_pixel_are_all_one():
     assert balanced_class_weights([0, 0, 0]).tolist() == pytest.approx([1, 1, 1])
+
+
+def jaccard_extension(errors, is_class):
+    """Lovász's extension of 1 - IoU: pixels go wrong one after the other, the worst first."""
+    order = sorted(range(len(errors)), key=lambda i: -errors[i])
+    total, before, wrong = 0.0, 0.0, set()
+    for i in order:
+        wrong.add(i)
+        truth = {j for j in range(len(errors)) if is_class[j]}
+        now = 1 - len(truth - wrong) / len(truth | wrong)
+        total += errors[i] * (now - before)
+        before = now
+    return total
+
+
+def test_lovasz_softmax_matches_a_plain_loop():
+    pytest.importorskip("segmentation_models_pytorch")
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 3, 5, generator=generator)
+    labels = torch.randint(3, (2, 3, 5), generator=generator)  # class 3 does not occur
+    labels[0, 0] = 255
+    probabilities = logits.double().softmax(dim=1).permute(0, 2, 3, 1)[labels != 255]
+    known = labels[labels != 255].tolist()
+    expected = []
+    for k in range(3):
+        is_class = [label == k for label in known]
+        errors = [abs(float(own) - p) for own, p in zip(is_class, probabilities[:, k].tolist(), strict=True)]
+        expected.append(jaccard_extension(errors, is_class))
+    assert float(lovasz_softmax(logits, labels)) == pytest.approx(sum(expected) / 3, rel=1e-5)
+
+
+def test_lovasz_softmax_is_added_with_its_weight_and_is_zero_where_all_is_void():
+    pytest.importorskip("segmentation_models_pytorch")
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 3, 4, 4, generator=generator).requires_grad_()
+    labels = torch.randint(3, (1, 8, 8), generator=generator)
+    output = SegmentorOutput(logits, None, None)
+    plain = segmentation_loss(output, labels, aux_weight=0.0)
+    added = segmentation_loss(output, labels, aux_weight=0.0, lovasz_weight=0.5)
+    torch.testing.assert_close(added - plain, 0.5 * lovasz_softmax(logits, labels))
+    void = lovasz_softmax(logits, torch.full_like(labels, 255))
+    void.backward()
+    assert float(void.detach()) == 0
+    assert (logits.grad == 0).all()

@@ -47,6 +47,7 @@ EVERYWHERE = {
     "train.lr_warmup_steps": 0,
     "train.clip_norm": None,
     "train.ohem_min_kept": 100_000,
+    "train.lovasz_weight": 0.0,
     "evaluate.scales": (1.0,),
     "evaluate.flip": False,
 }
