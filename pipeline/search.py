@@ -204,8 +204,11 @@ class _Hunt:
 
 
 def _tune(task: Task, hunt: _Hunt, resources: dict[str, float], num_trials: int) -> None:
-    # Ctrl-C is ours: trials that run then stay as begun, to be gone on with. And no files that nobody reads.
-    os.environ |= {"TUNE_DISABLE_SIGINT_HANDLER": "1", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+    os.environ |= {
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: trials that run then stay as begun, to be gone on with
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # files that nobody reads
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths stay what they are
+    }
     steps, grace = hunt.config.train.steps, hunt.config.train.checkpoint_every
     shutil.rmtree(hunt.folder / TUNE_FOLDER, ignore_errors=True)  # of a search that was killed
     tuner = tune.Tuner(

@@ -77,9 +77,9 @@ def test_a_space_that_does_not_fit_is_refused(space, message):
 
 
 def test_an_unknown_space_and_a_start_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="no space 'contrst'. Did you mean contrast"):
+    with pytest.raises(ValueError, match=r"no space 'contrst'\. Did you mean contrast"):
         load_space("contrst", RunConfig())
-    with pytest.raises(ValueError, match="contrast.temperature is searched in 0.03 to 1, but starts from 0.01"):
+    with pytest.raises(ValueError, match=r"contrast\.temperature is searched in 0\.03 to 1, but starts from 0\.01"):
         load_space("contrast", replace(RunConfig(), contrast=ContrastConfig(temperature=0.01)))
 
 
