@@ -64,10 +64,10 @@ def search(request: Request, options: SearchOptions) -> Path:
             f" steps, scored every {config.train.checkpoint_every}"
         )
         task = _task(config, shards, folder, at_once, options.trials)
-        hunt = _Hunt(request, config, options, study, space, folder, len(task.val_rows), _total_val(shards))
+        hunt = _Hunt(request, options, task, study, space)
         try:
             if finished < options.trials and not hunt.is_over_budget:
-                _tune(task, hunt, resources, options.trials - finished)
+                _tune(hunt, resources, options.trials - finished)
         finally:
             hunt.end()
     if not any(one.points for one in records(study)):
@@ -115,35 +115,26 @@ def _task(config: RunConfig, shards: Shards, folder: Path, at_once: int, trials:
     # Whether decoding once pays is a question of all trials together.
     together = replace(config, train=replace(config.train, steps=config.train.steps * trials))
     caches: list[Cache | None] = [keep_decoded(shards, split, together) for split in ("train", "val")]
-    place = (folder / TRIALS_FOLDER).resolve()
-    return Task(Job(config, shards, caches[0]), place, val_rows(shards, VAL_IMAGES), caches[1], at_once)
-
-
-def _total_val(shards: Shards) -> int:
-    return shards.splits["val"].num_images
+    return Task(
+        Job(config, shards, caches[0]),
+        (folder / TRIALS_FOLDER).resolve(),
+        val_rows(shards, VAL_IMAGES),
+        caches[1],
+        at_once,
+    )
 
 
 class _Hunt:
     """A search that goes on: what is shown and written after each score and at the end."""
 
-    def __init__(
-        self,
-        request: Request,
-        config: RunConfig,
-        options: SearchOptions,
-        study: optuna.Study,
-        space: Space,
-        folder: Path,
-        num_scored: int,
-        num_val: int,
-    ) -> None:
-        self.config, self.options, self.study, self.space, self.folder = config, options, study, space, folder
+    def __init__(self, request: Request, options: SearchOptions, task: Task, study: optuna.Study, space: Space) -> None:
+        self.options, self.task, self.study, self.space = options, task, study, space
+        self.config, self.folder = task.job.config, task.folder.parent
         self._preset, self._checkpoint_every = request.preset, request.config.train.checkpoint_every
-        self._val = f"{num_scored} images" if num_scored == num_val else f"{num_scored} of {num_val} images"
-        self._start_values = {name: starting_values(config)[name] for name in space}
+        self._start_values = {name: starting_values(self.config)[name] for name in space}
         self._before: float = study.user_attrs.get("seconds", 0.0)
         self._began = time.monotonic()
-        self._table = Table(space, config.train.steps)
+        self._table = Table(space, self.config.train.steps)
         for one in records(study):
             self._table.show(one)
         self._tidy()
@@ -181,7 +172,12 @@ class _Hunt:
     def _write(self) -> dict[str, Any]:
         found = records(self.study)
         write_trials(self.folder, found)
-        facts = {"space": self.options.space, "val_images": self._val, "seconds": round(self.seconds, 1)}
+        scored, there = len(self.task.val_rows), self.task.job.shards.splits["val"].num_images
+        facts = {
+            "space": self.options.space,
+            "val_images": f"{scored} images" if scored == there else f"{scored} of {there} images",
+            "seconds": round(self.seconds, 1),
+        }
         # The command is that of a run, whose checkpoints need not be a trial's.
         as_run = replace(self.config.train, checkpoint_every=self._checkpoint_every)
         config = replace(self.config, train=as_run)
@@ -192,7 +188,7 @@ class _Hunt:
         found = records(self.study)
         best = best_of(found)
         for one in found:
-            place = self.folder / TRIALS_FOLDER / str(one.number)
+            place = self.task.folder / str(one.number)
             newest = newest_checkpoint(place)
             if one.state == "running" or newest is None:
                 continue
@@ -203,7 +199,7 @@ class _Hunt:
                 shutil.rmtree(rest, ignore_errors=True)
 
 
-def _tune(task: Task, hunt: _Hunt, resources: dict[str, float], num_trials: int) -> None:
+def _tune(hunt: _Hunt, resources: dict[str, float], num_trials: int) -> None:
     os.environ |= {
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: trials that run then stay as begun, to be gone on with
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # files that nobody reads
@@ -212,12 +208,12 @@ def _tune(task: Task, hunt: _Hunt, resources: dict[str, float], num_trials: int)
     steps, grace = hunt.config.train.steps, hunt.config.train.checkpoint_every
     shutil.rmtree(hunt.folder / TUNE_FOLDER, ignore_errors=True)  # of a search that was killed
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, task=task), resources),
+        tune.with_resources(tune.with_parameters(run_trial, task=hunt.task), resources),
         tune_config=tune.TuneConfig(
             search_alg=StudySearch(hunt.study, hunt.space, steps, hunt.on_change),
             scheduler=StudyScheduler(steps, grace, records(hunt.study)),
             num_samples=num_trials,
-            max_concurrent_trials=task.at_once,
+            max_concurrent_trials=hunt.task.at_once,
             time_budget_s=hunt.seconds_left,
         ),
         run_config=tune.RunConfig(
