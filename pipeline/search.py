@@ -203,6 +203,7 @@ def _tune(hunt: _Hunt, resources: dict[str, float], num_trials: int) -> None:
     os.environ |= {
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: trials that run then stay as begun, to be gone on with
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # files that nobody reads
+        "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box whatever its verbosity is
         "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths stay what they are
     }
     steps, grace = hunt.config.train.steps, hunt.config.train.checkpoint_every
@@ -215,6 +216,7 @@ def _tune(hunt: _Hunt, resources: dict[str, float], num_trials: int) -> None:
             num_samples=num_trials,
             max_concurrent_trials=hunt.task.at_once,
             time_budget_s=hunt.seconds_left,
+            reuse_actors=True,  # a process that has imported PyTorch and Ray Data is the next trial's as well
         ),
         run_config=tune.RunConfig(
             name=TUNE_FOLDER,
