@@ -6,7 +6,6 @@ search, goes on from there.
 """
 
 import json
-import os
 import shutil
 import time
 import traceback
@@ -26,7 +25,7 @@ from pipeline.ingest import Batch, stream
 from pipeline.rows import Row, Stored, read_rows, split_rows
 from pipeline.session import quiet_data_logs
 from pipeline.shards import Shards
-from pipeline.train import Job, Worker, train
+from pipeline.train import Job, Worker, set_up, train
 from pixcon_core.config import override, unflatten
 from pixcon_core.metrics import confusion_matrix, scores
 from pixcon_core.models.weights import reason
@@ -85,7 +84,7 @@ def run_trial(parameters: dict[str, Any], task: Task) -> None:
         tune.report(point._asdict())
     quiet_data_logs()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // task.at_once))
+    set_up(device, task.at_once)
 
     def keep(folder: Path) -> None:
         loaded = load_segmentor(folder)

@@ -1,6 +1,8 @@
 """Whole searches, as a user starts them."""
 
+import contextlib
 import json
+import os
 import re
 import shlex
 import signal
@@ -152,22 +154,38 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(t
     assert json.loads(file.read_text())["best"]["changes"]["train.lr"] < 1
 
 
-def test_a_search_whose_driver_is_killed_loses_no_trial_and_no_score(tiny_camvid, tmp_path):
-    command = [sys.executable, "-m", "pipeline.run", *arguments(tiny_camvid, tmp_path, "--trials 5 --trial_steps 60")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-    before = []
-    while process.poll() is None and not before:
+def wait_for(process, out, is_reached):
+    """Return the trials as soon as they fulfil a condition."""
+    while process.poll() is None:
         time.sleep(0.1)
-        for file in tmp_path.glob("*/study.db"):
-            found = study_of(file.parent) if "best.json" in {f.name for f in file.parent.iterdir()} else []
-            begun = any(one.state == "running" and one.points for one in found)
-            before = found if begun and any(one.state != "running" for one in found) else []
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert before, "it ended before it could be killed"
+        for file in out.glob("*/best.json"):  # written as the first trial ends
+            found = study_of(file.parent)
+            if is_reached(found):
+                return found
+    pytest.fail("the search ended before that")
+
+
+def some_ended_and_one_half_way(found):
+    return any(one.state == "running" and one.points for one in found) and any(one.state != "running" for one in found)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_search_that_is_stopped_and_resumed_loses_no_trial_and_no_score(how, tiny_camvid, tmp_path):
+    command = [sys.executable, "-m", "pipeline.run", *arguments(tiny_camvid, tmp_path, "--trials 5 --trial_steps 60")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **pipes, start_new_session=True)
+    before = wait_for(process, tmp_path, some_ended_and_one_half_way)
+    process.send_signal(how)
+    printed, said = process.communicate()
+    (file,) = tmp_path.glob("*/best.json")
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert "with --resume goes on" in said.strip().splitlines()[-1]
+        assert len(said.strip().splitlines()) == 1
+        assert "Trials: " in printed
+        assert json.loads(file.read_text())["trials"]["running"] > 0
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (file,) = tmp_path.glob("*/best.json")
     after = study_of(file.parent)
     assert [one.number for one in after] == [0, 1, 2, 3, 4]
     assert {one.state for one in after} <= {"complete", "stopped"}
@@ -177,6 +195,39 @@ def test_a_search_whose_driver_is_killed_loses_no_trial_and_no_score(tiny_camvid
         assert old.state in ("running", new.state)
     assert after[0].state == after[1].state == "complete"
     assert sum(json.loads(file.read_text())["trials"].values()) == 5
+
+
+def trial_processes():
+    """Return the processes in which trials of searches run now."""
+    files = Path("/proc").glob("[0-9]*/cmdline")
+    found = set()
+    for file in files:
+        with contextlib.suppress(OSError):
+            if file.read_bytes().startswith(b"ray::ImplicitFunc"):
+                found.add(int(file.parent.name))
+    return found
+
+
+def test_a_trial_whose_process_is_killed_goes_on(tiny_camvid, tmp_path):
+    others = trial_processes()
+    more = "--trials 2 --trial_steps 60 --concurrent 1"
+    process = subprocess.Popen([sys.executable, "-m", "pipeline.run", *arguments(tiny_camvid, tmp_path, more)])
+    (before, *_) = wait_for(process, tmp_path, some_ended_and_one_half_way)
+    mine = {pid for pid in trial_processes() - others if is_below(pid, process.pid)}
+    assert len(mine) == 1
+    os.kill(mine.pop(), signal.SIGKILL)
+    assert process.wait() == 0
+    (file,) = tmp_path.glob("*/best.json")
+    after = study_of(file.parent)
+    assert after[0] == before
+    assert [one.state for one in after] == ["complete", "complete"]
+    assert list(after[1].points) == [15, 30, 45, 60]
+
+
+def is_below(pid, ancestor):
+    while pid > 1 and pid != ancestor:
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return pid == ancestor
 
 
 class KilledError(BaseException):
