@@ -1,6 +1,5 @@
 """Ray Train's TorchTrainer around the training loop: workers, checkpoints, restarts."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -11,7 +10,6 @@ import ray
 import ray.exceptions
 import ray.train
 import ray.train.torch
-import torch
 from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
 
 from pipeline.checkpoint import CheckpointError
@@ -20,7 +18,7 @@ from pipeline.rows import Unreadable
 from pipeline.session import quiet_data_logs
 from pipeline.shard_file import Skipped
 from pipeline.shards import check_bad_share
-from pipeline.train import DivergedError, Job, Worker, train
+from pipeline.train import DivergedError, Job, Worker, set_up, train
 from pixcon_core.config import TrainConfig
 
 
@@ -108,12 +106,7 @@ def _train_worker(parameters: dict[str, Any]) -> None:
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     worker = Worker(context.get_world_rank(), context.get_world_size(), device)
-    if device.type == "cpu":
-        # Ray gives a worker one thread; the cores of its machine are there for all of its workers.
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
-    else:
-        torch.backends.cudnn.benchmark = True  # crops are all of one size
-        torch.set_float32_matmul_precision("high")
+    set_up(device, context.get_local_world_size())
     quiet_data_logs()
     if ray.get(mailbox.failure.remote()) is not None:
         return  # started again, after a rank gave up

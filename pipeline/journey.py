@@ -9,7 +9,7 @@ import math
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline import picture
 from pipeline.cache import keep_decoded
@@ -35,6 +35,16 @@ SKIPPED_FILE = "skipped.jsonl"
 """In the run folder: images that could not be read in training."""
 
 
+class Source(NamedTuple):
+    """Where the data of a run come from."""
+
+    spec: DatasetSpec
+    prepared: Shards | None
+    """Shards that there are already."""
+    pairs: dict[str, list[Pair]]
+    """Else the raw files, by split."""
+
+
 def run(request: Request) -> Path:
     """Do what the command line asks for and return the path of `result.json`.
 
@@ -46,23 +56,15 @@ def run(request: Request) -> Path:
     if request.unfinished is not None and (request.unfinished / RESULT).exists():
         print(f"{request.unfinished} is finished already.")
         return _show(request.unfinished / RESULT)
-    spec = dataset_spec(config.dataset)
-    check_settings(config, spec)
-    prepared, pairs = find_prepared(spec, config), {}
-    if prepared is None:
-        pairs = find_all_pairs(spec, find_root(spec, config.dataset, config.data_root, request.out))
-        check_counts(config, len(pairs["train"]))
-    else:
-        check_counts(config, prepared.splits["train"].num_images)
+    source = find_data(config, request.out)
     fetch_pretrained(config.model)  # workers find them in the cache; without network it ends here
 
-    folder = request.unfinished or _new_folder(request.out, spec.name)
+    folder = request.unfinished or new_folder(request.out, source.spec.name)
     store(folder, request.preset, config)
     print(f"Run folder: {folder} (preset {request.preset})")
     with ray_session(folder / "logs"):
         use_gpu = wants_gpu(config.train)
-        shards = prepared or _prepare(spec, pairs, config, request.out / "shards")
-        check_counts(config, shards.splits["train"].num_images)
+        shards = prepare_data(source, config, request.out)
         print(f"Backbone: {config.model.backbone}, {pretrained_source(config.model)}")
         cache = keep_decoded(shards, "train", config)
         checkpoint = _train(Job(config, shards, cache), folder)
@@ -72,7 +74,38 @@ def run(request: Request) -> Path:
     return _show(_write_result(folder, config, shards, evaluation, time.monotonic() - start))
 
 
-def _new_folder(out: Path, name: str) -> Path:
+def find_data(config: RunConfig, out: Path) -> Source:
+    """Find the data set, and check all that can be checked before anything is started.
+
+    Raises:
+        ValueError: If data and configuration do not go together.
+    """
+    spec = dataset_spec(config.dataset)
+    check_settings(config, spec)
+    prepared = find_prepared(spec, config)
+    if prepared is not None:
+        check_counts(config, prepared.splits["train"].num_images)
+        return Source(spec, prepared, {})
+    pairs = find_all_pairs(spec, find_root(spec, config.dataset, config.data_root, out))
+    check_counts(config, len(pairs["train"]))
+    return Source(spec, None, pairs)
+
+
+def prepare_data(source: Source, config: RunConfig, out: Path) -> Shards:
+    """Return the shards of a data set, written below `out` where there are none yet."""
+    if source.prepared is not None:
+        return source.prepared
+    spec = source.spec
+    folder = out / "shards" / f"{spec.name}-{fingerprint(spec, source.pairs)}"
+    shards = prepare_with_bar(spec, source.pairs, str(folder), config.ingest.max_bad_share)
+    for one in shards.skipped:
+        _print_skipped(one)
+    check_counts(config, shards.splits["train"].num_images)
+    return shards
+
+
+def new_folder(out: Path, name: str) -> Path:
+    """Make a run folder: name and time."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
         folder = out / f"{name}-{stamp}{suffix}"
@@ -86,14 +119,6 @@ def _new_folder(out: Path, name: str) -> Path:
             raise ValueError(f"--out: {out} lies below a file.") from error
         return folder
     raise ValueError(f"--out: cannot make a new run folder in {out}.")
-
-
-def _prepare(spec: DatasetSpec, pairs: dict[str, list[Pair]], config: RunConfig, out: Path) -> Shards:
-    folder = out / f"{spec.name}-{fingerprint(spec, pairs)}"
-    shards = prepare_with_bar(spec, pairs, str(folder), config.ingest.max_bad_share)
-    for one in shards.skipped:
-        _print_skipped(one)
-    return shards
 
 
 def _train(job: Job, folder: Path) -> Path:

@@ -18,6 +18,7 @@ from typing import Annotated, NamedTuple, NoReturn
 
 import tyro
 
+from pipeline.search_options import SearchOptions
 from pixcon_core.config import RunConfig, flatten, override
 from pixcon_core.presets import PRESETS, default_preset
 
@@ -42,6 +43,11 @@ class Options:
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Start nothing: print what the run would take, in parameters, operations, memory and time."""
 
+    search: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Not one run but many short ones, to find better settings. The other flags say where from."""
+
+    of_search: Annotated[SearchOptions, tyro.conf.arg(name="")] = dataclasses.field(default_factory=SearchOptions)
+
 
 class StoredRun(NamedTuple):
     """A run folder, and what it says of itself."""
@@ -49,6 +55,8 @@ class StoredRun(NamedTuple):
     folder: Path
     preset: str
     config: RunConfig
+    search: SearchOptions | None = None
+    """None of a run that is not a search."""
 
 
 class Request(NamedTuple):
@@ -63,6 +71,8 @@ class Request(NamedTuple):
     """What the user should know, but nothing is wrong."""
     dry_run: bool = False
     """Only say what the run would take."""
+    search: SearchOptions | None = None
+    """Not one run but a search."""
 
 
 def parse(arguments: Sequence[str]) -> Request:
@@ -78,9 +88,11 @@ def parse(arguments: Sequence[str]) -> Request:
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ValueError(f"There is no preset {early.preset!r}.{hint} There are: {', '.join(PRESETS)}.")
     preset = early.preset or default_preset(early.dataset or RunConfig.dataset)
-    found = _newest_run(early.out, early.preset, early.dataset) if early.resume else None
+    found = _newest_run(early.out, early.preset, early.dataset, early.search) if early.resume else None
     start = found.config if found else PRESETS[preset]
-    options = _parse_flags(arguments, start)
+    stored = found.search if found else None
+    options = _parse_flags(arguments, start, stored or SearchOptions())
+    _check_search(options, stored)
     notes = []
     if early.resume and found is None:
         notes.append(f"--resume: there is no run to go on with in {options.out}; starting a new one.")
@@ -89,13 +101,18 @@ def parse(arguments: Sequence[str]) -> Request:
         preset = found.preset
     notes += _without_effect(options.config, start)
     unfinished = found.folder if found else None
-    return Request(options.config, preset, options.out, unfinished, tuple(notes), options.dry_run)
+    search = options.of_search if options.search else None
+    return Request(options.config, preset, options.out, unfinished, tuple(notes), options.dry_run, search)
 
 
-def store(folder: Path, preset: str, config: RunConfig) -> None:
+def store(folder: Path, preset: str, config: RunConfig, search: SearchOptions | None = None) -> None:
     """Write the resolved configuration into a run folder."""
-    text = json.dumps({"preset": preset, "config": dataclasses.asdict(config)}, indent=1)
-    (folder / CONFIG).write_text(text + "\n")
+    stored = {"preset": preset, "config": dataclasses.asdict(config)}
+    if search is not None:
+        stored["search"] = dataclasses.asdict(search)
+    temporary = folder / f"{CONFIG}.tmp"
+    temporary.write_text(json.dumps(stored, indent=1) + "\n")
+    temporary.rename(folder / CONFIG)
 
 
 def load(folder: Path) -> StoredRun:
@@ -106,9 +123,24 @@ def load(folder: Path) -> StoredRun:
     """
     try:
         stored = json.loads((folder / CONFIG).read_text())
-        return StoredRun(folder, stored["preset"], override(RunConfig(), stored["config"]))
+        search = SearchOptions(**stored["search"]) if "search" in stored else None
+        return StoredRun(folder, stored["preset"], override(RunConfig(), stored["config"]), search)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / CONFIG} is not the configuration of a run: {error}") from error
+
+
+def flags(config: RunConfig, start: RunConfig) -> list[str]:
+    """Return the flags that make one configuration of another."""
+    given, wanted = flatten(start), flatten(config)
+    found = []
+    for name in (name for name in wanted if wanted[name] != given[name]):
+        value = wanted[name]
+        if isinstance(value, bool):
+            section, _, last = name.rpartition(".")
+            found.append(f"--{name}" if value else f"--{section}.no_{last}")
+        else:
+            found += [f"--{name}", *map(str, value if isinstance(value, tuple) else [value])]
+    return found
 
 
 def _early(arguments: Sequence[str]) -> argparse.Namespace:
@@ -118,13 +150,14 @@ def _early(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--dataset", nargs="?")
     parser.add_argument("--out", type=Path, nargs="?", default=Options.out)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--search", action="store_true")
     try:
         return parser.parse_known_args(arguments)[0]
     except argparse.ArgumentError as error:
         raise ValueError(f"{error}. All flags: --help.") from error
 
 
-def _parse_flags(arguments: Sequence[str], start: RunConfig) -> Options:
+def _parse_flags(arguments: Sequence[str], start: RunConfig, search: SearchOptions) -> Options:
     screen = io.StringIO()
     try:
         with contextlib.redirect_stderr(screen):
@@ -132,7 +165,7 @@ def _parse_flags(arguments: Sequence[str], start: RunConfig) -> Options:
                 Options,
                 prog="python -m pipeline.run",
                 args=list(arguments),
-                default=Options(config=start),
+                default=Options(config=start, of_search=search),
                 use_underscores=True,
             )
     except SystemExit as stop:
@@ -151,21 +184,40 @@ def in_one_line(box: str) -> str:
         else:
             parts.append([])
     parts = [part for part in parts if part]
-    sentence = re.sub(r"^Error parsing (config\S*: )?", "", " ".join(parts[0])).rstrip(".")
+    sentence = re.sub(r"^Error parsing ((config|of_search)\S*: )?", "", " ".join(parts[0])).rstrip(".")
     proposed = [text.split()[0] for part in parts if part[:1] == ["Perhaps you meant:"] for text in part[1:]]
     flags = [flag for flag in proposed if flag.startswith("--")]
     hint = f" Did you mean {' or '.join(flags)}?" if flags else ""
     return f"{sentence}.{hint} All flags: --help."
 
 
-def _newest_run(out: Path, preset: str | None, dataset: str | None) -> StoredRun | None:
-    """Return the newest run that was started with this preset and data set, where these are given."""
+def _newest_run(out: Path, preset: str | None, dataset: str | None, search: bool) -> StoredRun | None:
+    """Return the newest run, or search, that was started with this preset and data set, where these are given."""
     files = sorted(out.glob(f"*/{CONFIG}"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in files:
         run = load(file.parent)
-        if preset in (None, run.preset) and dataset in (None, run.config.dataset):
+        is_wanted = preset in (None, run.preset) and dataset in (None, run.config.dataset)
+        if is_wanted and (run.search is not None) == search:
             return run
     return None
+
+
+def _check_search(options: Options, stored: SearchOptions | None) -> None:
+    given = options.of_search
+    if not options.search:
+        changed = [name for name, value in vars(given).items() if value != getattr(SearchOptions(), name)]
+        if changed:
+            raise ValueError(f"--{' and --'.join(changed)}: only of a search. Give --search as well.")
+        return
+    if options.dry_run:
+        raise ValueError("--dry_run is of one run; leave out --search to see what a trial takes.")
+    for name in ("space", "trial_steps") if stored else ():
+        there, asked = getattr(stored, name), getattr(given, name)
+        if there != asked:
+            raise ValueError(
+                f"--resume: --{name} is {there} in the search that is gone on with, not {asked}. Leave it out, or"
+                " --resume to start anew."
+            )
 
 
 def _check_same(found: StoredRun, asked: RunConfig) -> None:

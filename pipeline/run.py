@@ -4,6 +4,7 @@ python -m pipeline.run                                         # built-in miniat
 python -m pipeline.run --dataset camvid --data_root CamVid     # real data
 python -m pipeline.run --contrast.temperature 0.07 --train.steps 1000
 python -m pipeline.run --resume                                # go on with a run that was stopped
+python -m pipeline.run --search                                # many short runs, to find better settings
 python -m pipeline.run --dry_run                               # what a run would take; starts nothing
 python -m pipeline.run --help                                  # all settings
 """
@@ -32,7 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipeline.journey import run
 
     try:
-        result = run(request)
+        if request.search is None:
+            result = run(request)
+        else:
+            from pipeline.search import search  # the same, and Optuna
+
+            result = search(request, request.search)
     except ValueError as error:
         fail(error)
     except OSError as error:

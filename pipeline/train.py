@@ -6,6 +6,7 @@ a checkpoint holds weights, optimiser and contrast memory, and a resumed run goe
 """
 
 import contextlib
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -97,6 +98,16 @@ class Meter:
             means /= worker.world_size
         self._count = 0
         return dict(zip(self._names, means.tolist(), strict=True))
+
+
+def set_up(device: torch.device, num_sharing: int) -> None:
+    """Let PyTorch use what this process has; so many processes share the cores of the machine."""
+    if device.type == "cpu":
+        # Ray gives a worker one thread; the cores of its machine are there for all of its workers.
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_sharing))
+    else:
+        torch.backends.cudnn.benchmark = True  # crops are all of one size
+        torch.set_float32_matmul_precision("high")
 
 
 def train(

@@ -1,0 +1,50 @@
+"""What the command line says of a search. Light to import, as `pipeline.options` is."""
+
+import re
+from dataclasses import dataclass
+
+from pixcon_core.config import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """With --search only."""
+
+    space: str = "contrast"
+    """Which settings move, in what range: contrast, paper (the grids of its ablations), or full (contrast, warm-up,
+    learning rate, projection_dim)."""
+
+    trials: int = 10
+    """Trials in all, the start and the baseline without contrast among them. --resume with more goes on."""
+
+    trial_steps: int | None = None
+    """Steps of each trial, unless it is stopped early; None is a third of train.steps."""
+
+    budget: str | None = None
+    """No longer than this, for example 2h, 90m or 1h30m; None has no limit."""
+
+    concurrent: int | None = None
+    """Trials at once; None is one for each GPU, or each CPU core up to four."""
+
+    def __post_init__(self) -> None:
+        if self.trials < 2:
+            raise ValueError(f"trials must be >= 2, since start and baseline are two, but got {self.trials}.")
+        for name in ("trial_steps", "concurrent"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be >= 1, but got {value}.")
+        if self.budget_seconds == 0:
+            raise ValueError(f"budget must be a length of time like 2h, 90m or 1h30m, but got {self.budget!r}.")
+
+    @property
+    def budget_seconds(self) -> float | None:
+        """The budget in seconds; 0 if it cannot be read."""
+        if self.budget is None:
+            return None
+        found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", self.budget)
+        hours, minutes, seconds = (float(part or 0) for part in found.groups()) if found else (0.0, 0.0, 0.0)
+        return 3600 * hours + 60 * minutes + seconds
+
+    def steps(self, config: RunConfig) -> int:
+        """Return the steps of a trial."""
+        return max(1, config.train.steps // 3) if self.trial_steps is None else self.trial_steps

@@ -1,0 +1,227 @@
+"""The study of a search: an Optuna study on disk, the one place where all that was found lies.
+
+Ray Tune's own state is neither kept nor read: searcher and scheduler below fill themselves from the study, so a search
+that was killed goes on as it would have, early stopping included. The baseline without contrast is a trial of the study
+too, but one without parameters: a weight of 0 lies in no logarithmic range.
+"""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune.experiment import Trial
+from ray.tune.result import TRAINING_ITERATION  # type: ignore[attr-defined, unused-ignore]
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from pipeline.space import Space, suggest
+from pipeline.trial import FAILED, MIOU, SECONDS, STEP
+
+STUDY, STUDY_FILE = "search", "study.db"
+ROLE, CHANGES = "role", "changes"
+START, BASELINE = "start", "baseline"
+NO_CONTRAST = {"contrast.weight": 0.0}
+DIED = "its process died, again and again; out of memory, if nothing else is known"
+REDUCTION = 3
+"""Of the trials that come to a rung, the best of so many go on."""
+
+
+class Record(NamedTuple):
+    """One trial, as the study has it."""
+
+    number: int
+    role: str
+    """`start`, `baseline`, or nothing."""
+    state: str
+    """`complete`, `stopped` early, `failed`, or `running`: begun and not ended."""
+    changes: dict[str, Any]
+    """Its settings that differ from the start's, by full name."""
+    points: dict[int, float]
+    """mIoU by step."""
+    seconds: float
+    reason: str
+    """Why it failed."""
+
+    @property
+    def step(self) -> int:
+        """The last step with a score."""
+        return max(self.points, default=0)
+
+    @property
+    def miou(self) -> float:
+        """The last score."""
+        return self.points[self.step] if self.points else 0.0
+
+
+def open_study(folder: Path, seed: int, trials: int) -> optuna.Study:
+    """Open the study of a run folder; make it where there is none yet."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    # Someone may be looking at the study meanwhile, which locks it.
+    storage = optuna.storages.RDBStorage(
+        f"sqlite:///{folder.resolve() / STUDY_FILE}", engine_kwargs={"connect_args": {"timeout": 60}}
+    )
+    study = optuna.create_study(storage=storage, study_name=STUDY, direction="maximize", load_if_exists=True)
+    # Another seed after a resume, or it would draw again what it has drawn. In groups: of trials with other
+    # parameters, the baseline for one, there need be no common ones.
+    num_random = max(4, min(10, trials // 4))
+    study.sampler = optuna.samplers.TPESampler(
+        n_startup_trials=num_random, multivariate=True, group=True, seed=seed + 1000 * len(study.trials)
+    )
+    return study
+
+
+def enqueue_first(study: optuna.Study, start: dict[str, Any]) -> None:
+    """Have the starting values tried first and the baseline second, if the study does not have them yet."""
+    known = {trial.user_attrs.get(ROLE) for trial in study.trials}
+    if START not in known:
+        study.enqueue_trial(start, user_attrs={ROLE: START})
+    if BASELINE not in known:
+        study.enqueue_trial({}, user_attrs={ROLE: BASELINE, CHANGES: NO_CONTRAST})
+
+
+def records(study: optuna.Study) -> list[Record]:
+    """Return all trials that were begun, in their order."""
+    return [record(trial) for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+
+
+def record(trial: FrozenTrial) -> Record:
+    """Return one trial as a record."""
+    names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped", TrialState.FAIL: "failed"}
+    attributes = trial.user_attrs
+    return Record(
+        trial.number,
+        attributes.get(ROLE, ""),
+        names.get(trial.state, "running"),
+        attributes.get(CHANGES, dict(trial.params)),
+        dict(trial.intermediate_values),
+        attributes.get(SECONDS, 0.0),
+        attributes.get(FAILED, ""),
+    )
+
+
+def best_of(found: list[Record]) -> Record | None:
+    """Return the best trial with contrast that came to its last step; the earlier one of two alike."""
+    ended = [one for one in found if one.state == "complete" and one.role != BASELINE]
+    return max(ended, key=lambda one: (one.miou, -one.number), default=None)
+
+
+class StudySearch(OptunaSearch):  # type: ignore[misc, unused-ignore]
+    """Optuna as a searcher of Ray Tune's, that first goes on with trials that were begun.
+
+    What the base class would do otherwise: a trial that was stopped early is told as pruned, not as complete, and TPE
+    then compares it with others by its step first; scores are told by step, not by the number of reports.
+    """
+
+    def __init__(self, study: optuna.Study, space: Space, steps: int, on_change: Callable[[Record], None]) -> None:
+        super().__init__(
+            lambda trial: suggest(trial, space),
+            metric=MIOU,
+            mode="max",
+            study_name=STUDY,
+            storage=study._storage,
+            sampler=study.sampler,
+        )
+        self._study, self._steps, self._on_change = study, steps, on_change
+        self._begun = [one for one in study.trials if one.state == TrialState.RUNNING]
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        """Return the parameters of `run_trial`."""
+        trial = optuna.Trial(self._study, self._begun.pop(0)._trial_id) if self._begun else self._study.ask()
+        self._ot_trials[trial_id] = trial  # the base class takes it from there
+        attributes = trial.user_attrs
+        changes = attributes.get(CHANGES) or super().suggest(trial_id)
+        return {"number": trial.number, ROLE: attributes.get(ROLE, ""), CHANGES: changes}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Take a score down, once for each step."""
+        trial = self._ot_trials[trial_id]
+        if FAILED in result or result[STEP] in self._record(trial).points:
+            return
+        super().on_trial_result(trial_id, {**result, TRAINING_ITERATION: result[STEP]})
+        trial.set_user_attr(SECONDS, result[SECONDS])
+        self._on_change(self._record(trial))
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Take down how a trial ended."""
+        trial = self._ot_trials[trial_id]
+        if self._record(trial).state != "running":
+            return
+        if result and MIOU in result:
+            trial.set_user_attr(SECONDS, result[SECONDS])
+        if error or not result or MIOU not in result or FAILED in result:
+            trial.set_user_attr(FAILED, (result or {}).get(FAILED, DIED))
+            super().on_trial_complete(trial_id, None, error=True)
+        else:
+            self.on_trial_result(trial_id, result)
+            super().on_trial_complete(trial_id, result if result[STEP] >= self._steps else None)
+        self._on_change(self._record(trial))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Leave nothing but the file that Tune looks for: the study is on disk."""
+        Path(checkpoint_path).touch()
+
+    def _record(self, trial: optuna.Trial) -> Record:
+        return record(self._study._storage.get_trial(trial._trial_id))
+
+
+class _Named(NamedTuple):
+    """Stands for a trial before the scheduler: Ray's own names are new after each resume."""
+
+    trial_id: str
+
+
+class StudyScheduler(ASHAScheduler):  # type: ignore[misc, unused-ignore]
+    """ASHA that knows the scores of a study, and never stops the start and the baseline: all are compared with them."""
+
+    def __init__(self, steps: int, grace: int, found: list[Record]) -> None:
+        super().__init__(time_attr=STEP, max_t=steps, grace_period=grace, reduction_factor=REDUCTION)
+        # Tune passes these on to its scheduler, but only as it starts.
+        super().set_search_properties(MIOU, "max")
+        for one in found:
+            self._refill(one)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        """Accept the objective, which is known already."""
+        return True
+
+    def _refill(self, one: Record) -> None:
+        steps = sorted(one.points)
+        if one.state == "running":
+            # What follows from its last score may not have been done: the trial tells it again.
+            del steps[-1:]
+        if one.state == "failed" or not steps:
+            return
+        controller: Any = None  # ASHA does not look at it
+        named: Any = _Named(str(one.number))
+        super().on_trial_add(controller, named)
+        for step in steps:
+            super().on_trial_result(controller, named, {STEP: step, MIOU: one.points[step]})
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Begin to watch a trial."""
+        super().on_trial_add(tune_controller, _name(trial))
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Return whether a trial goes on."""
+        if FAILED in result:
+            return str(TrialScheduler.CONTINUE)  # it ends by itself
+        decision = super().on_trial_result(tune_controller, _name(trial), result)
+        is_kept = trial.config[ROLE] in (START, BASELINE) and result[STEP] < self._max_t
+        return str(TrialScheduler.CONTINUE if is_kept else decision)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """Let go of a trial."""
+        if FAILED not in result:
+            super().on_trial_complete(tune_controller, _name(trial), result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """Let go of a trial that never ran."""
+        super().on_trial_remove(tune_controller, _name(trial))
+
+
+def _name(trial: Trial) -> Any:
+    return _Named(str(trial.config["number"]))
