@@ -132,8 +132,8 @@ def print_end(result: dict[str, Any], folder: Path) -> None:
     if result["improvement"] is not None:
         print(f"{'without contrast':<28}{percent(_final(base)):>12}")
         gain = 100 * result["improvement"]
-        verdict = "contrast pays here" if gain > 0 else "contrast does not pay here"
-        print(f"\nBest against none: {gain:+.1f} points, one seed each: {verdict}, as far as these trials tell.")
+        print(f"\nBest against none: {gain:+.1f} points, one seed each: repeat both with other seeds to")
+        print("know how much of it is noise.")
     else:
         print("\nThe baseline without contrast has not come to its end: nothing to compare with.")
     print(f"Best trial: {best['number']}; its checkpoint: {result['checkpoint']}")

@@ -21,9 +21,10 @@ from pipeline.space import Space, suggest
 from pipeline.trial import FAILED, MIOU, SECONDS, STEP
 
 STUDY, STUDY_FILE = "search", "study.db"
-ROLE, CHANGES = "role", "changes"
+ROLE, CHANGES, ENDING = "role", "changes", "ending"
 START, BASELINE = "start", "baseline"
 NO_CONTRAST = {"contrast.weight": 0.0}
+STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 DIED = "its process died, again and again; out of memory, if nothing else is known"
 REDUCTION = 3
 """Of the trials that come to a rung, the best of so many go on."""
@@ -65,6 +66,9 @@ def open_study(folder: Path, seed: int, trials: int) -> optuna.Study:
         f"sqlite:///{folder.resolve() / STUDY_FILE}", engine_kwargs={"connect_args": {"timeout": 60}}
     )
     study = optuna.create_study(storage=storage, study_name=STUDY, direction="maximize", load_if_exists=True)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if ENDING in trial.user_attrs:  # it was killed between the decision and its taking down
+            _end(study, optuna.Trial(study, trial._trial_id), *trial.user_attrs[ENDING])
     # Another seed after a resume, or it would draw again what it has drawn. In groups: of trials with other
     # parameters, the baseline for one, there need be no common ones.
     num_random = max(4, min(10, trials // 4))
@@ -72,6 +76,14 @@ def open_study(folder: Path, seed: int, trials: int) -> optuna.Study:
         n_startup_trials=num_random, multivariate=True, group=True, seed=seed + 1000 * len(study.trials)
     )
     return study
+
+
+def _end(study: optuna.Study, trial: optuna.Trial, state: str, step: int, miou: float) -> None:
+    """Take down a trial's last score, and that it has ended."""
+    if state != "failed" and step not in record(study._storage.get_trial(trial._trial_id)).points:
+        trial.report(miou, step)
+    # Of a trial that is pruned Optuna takes the last score by itself.
+    study.tell(trial, miou if state == "complete" else None, STATES[state])
 
 
 def enqueue_first(study: optuna.Study, start: dict[str, Any]) -> None:
@@ -90,7 +102,7 @@ def records(study: optuna.Study) -> list[Record]:
 
 def record(trial: FrozenTrial) -> Record:
     """Return one trial as a record."""
-    names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped", TrialState.FAIL: "failed"}
+    names = {state: name for name, state in STATES.items()}
     attributes = trial.user_attrs
     return Record(
         trial.number,
@@ -139,6 +151,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc, unused-ignore]
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Take a score down, once for each step."""
         trial = self._ot_trials[trial_id]
+        # Tune asks the scheduler before: what comes here was let go on.
         if FAILED in result or result[STEP] in self._record(trial).points:
             return
         super().on_trial_result(trial_id, {**result, TRAINING_ITERATION: result[STEP]})
@@ -150,14 +163,16 @@ class StudySearch(OptunaSearch):  # type: ignore[misc, unused-ignore]
         trial = self._ot_trials[trial_id]
         if self._record(trial).state != "running":
             return
-        if result and MIOU in result:
+        step, miou = (result[STEP], result[MIOU]) if result and MIOU in result else (0, 0.0)
+        if result and SECONDS in result:
             trial.set_user_attr(SECONDS, result[SECONDS])
-        if error or not result or MIOU not in result or FAILED in result:
+        if error or not step or FAILED in (result or {}):
+            state = "failed"
             trial.set_user_attr(FAILED, (result or {}).get(FAILED, DIED))
-            super().on_trial_complete(trial_id, None, error=True)
         else:
-            self.on_trial_result(trial_id, result)
-            super().on_trial_complete(trial_id, result if result[STEP] >= self._steps else None)
+            state = "complete" if step >= self._steps else "stopped"
+        trial.set_user_attr(ENDING, (state, step, miou))
+        _end(self._study, trial, state, step, miou)
         self._on_change(self._record(trial))
 
     def save(self, checkpoint_path: str) -> None:
@@ -189,16 +204,12 @@ class StudyScheduler(ASHAScheduler):  # type: ignore[misc, unused-ignore]
         return True
 
     def _refill(self, one: Record) -> None:
-        steps = sorted(one.points)
-        if one.state == "running":
-            # What follows from its last score may not have been done: the trial tells it again.
-            del steps[-1:]
-        if one.state == "failed" or not steps:
+        if one.state == "failed" or not one.points:
             return
         controller: Any = None  # ASHA does not look at it
         named: Any = _Named(str(one.number))
         super().on_trial_add(controller, named)
-        for step in steps:
+        for step in sorted(one.points):
             super().on_trial_result(controller, named, {STEP: step, MIOU: one.points[step]})
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:

@@ -298,6 +298,18 @@ def test_early_stopping_decides_after_a_resume_as_before(tmp_path):
         assert decisions[0] == decisions[1]
 
 
+def test_a_trial_that_was_ending_as_the_search_was_killed_has_ended(tmp_path):
+    study = open_study(tmp_path, 0, 4)
+    for ending in (("stopped", 5, 0.2), ("complete", 20, 0.4), ("failed", 5, 0.2), None):
+        trial = study.ask()
+        trial.report(0.1, 2)
+        if ending:
+            trial.set_user_attr("ending", ending)
+    found = records(open_study(tmp_path, 0, 4))
+    assert [one.state for one in found] == ["stopped", "complete", "failed", "running"]
+    assert [one.points for one in found] == [{2: 0.1, 5: 0.2}, {2: 0.1, 20: 0.4}, {2: 0.1}, {2: 0.1}]
+
+
 def test_the_start_and_the_baseline_are_never_stopped_early():
     scheduler = StudyScheduler(20, 5, [])
     trials = {}
