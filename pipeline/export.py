@@ -11,7 +11,6 @@ projection head and the memory are not. Classes, palette and what goes in and ou
 
 import contextlib
 import importlib.util
-import io
 import json
 import sys
 import tempfile
@@ -24,14 +23,13 @@ from unittest import mock
 import timm.layers.padding
 import torch
 import torch.nn.functional as F
-import tyro
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from pipeline.checkpoint import Loaded, Meta, load_segmentor
 from pipeline.evaluate import PAD_TO
-from pipeline.options import fail, in_one_line
+from pipeline.options import fail, parse_flags
 
 Format = Literal["torch", "onnx"]
 SUFFIX: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx"}
@@ -175,7 +173,8 @@ def describe(meta: Meta, size: tuple[int, int] | None) -> dict[str, object]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Export; end with code 2 if that cannot be done. The last line printed is the file's path."""
     try:
-        options = _parse(sys.argv[1:] if arguments is None else arguments)
+        given = sys.argv[1:] if arguments is None else arguments
+        options = parse_flags(Options, "python -m pipeline.export", given)
         exported = export(options.checkpoint, options.format, out=options.out, size=options.size)
     except ValueError as error:
         fail(" ".join(str(error).split()))
@@ -184,17 +183,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sides = "{} x {}".format(*options.size) if options.size else f"multiples of {PAD_TO} from {min(TRACED)} on"
     print(f"images of {sides}; logits differ from the model's by {exported.difference:.1e} at most")
     print(exported.file)
-
-
-def _parse(arguments: Sequence[str]) -> Options:
-    screen = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(screen):
-            return tyro.cli(Options, prog="python -m pipeline.export", args=list(arguments), use_underscores=True)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise ValueError(in_one_line(screen.getvalue())) from None
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple, NoReturn
+from typing import Annotated, NamedTuple, NoReturn, TypeVar
 
 import tyro
 
@@ -23,6 +23,7 @@ from pixcon_core.config import RunConfig, flatten, override
 from pixcon_core.presets import PRESETS, default_preset
 
 CONFIG, RESULT = "config.json", "result.json"
+Flags = TypeVar("Flags")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,8 @@ def parse(arguments: Sequence[str]) -> Request:
     found = _newest_run(early.out, early.preset, early.dataset, early.search) if early.resume else None
     start = found.config if found else PRESETS[preset]
     stored = found.search if found else None
-    options = _parse_flags(arguments, start, stored or SearchOptions())
+    default = Options(config=start, of_search=stored or SearchOptions())
+    options = parse_flags(Options, "python -m pipeline.run", arguments, default)
     _check_search(options, stored)
     notes = []
     if early.resume and found is None:
@@ -157,24 +159,26 @@ def _early(arguments: Sequence[str]) -> argparse.Namespace:
         raise ValueError(f"{error}. All flags: --help.") from error
 
 
-def _parse_flags(arguments: Sequence[str], start: RunConfig, search: SearchOptions) -> Options:
+def parse_flags(of: type[Flags], program: str, arguments: Sequence[str], default: Flags | None = None) -> Flags:
+    """Read a command line into a dataclass.
+
+    Raises:
+        ValueError: If something in it is wrong; one line that says what.
+        SystemExit: After `--help`.
+    """
     screen = io.StringIO()
     try:
         with contextlib.redirect_stderr(screen):
-            return tyro.cli(
-                Options,
-                prog="python -m pipeline.run",
-                args=list(arguments),
-                default=Options(config=start, of_search=search),
-                use_underscores=True,
-            )
+            found = tyro.cli(of, prog=program, args=list(arguments), default=default, use_underscores=True)
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ValueError(in_one_line(screen.getvalue())) from None
+        raise ValueError(_in_one_line(screen.getvalue())) from None
+    assert found is not None  # to tyro, a default of None is one that may come back
+    return found
 
 
-def in_one_line(box: str) -> str:
+def _in_one_line(box: str) -> str:
     """Return what tyro's framed message says: its first part, and the flags that it proposes."""
     parts: list[list[str]] = [[]]
     for line in box.splitlines()[1:]:  # the first is the title

@@ -9,9 +9,7 @@ appear whole or not at all, and the index is written last. Stopped half-way, the
 whole.
 """
 
-import contextlib
 import functools
-import io
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import ray.data
-import tyro
 
-from pipeline.options import fail, in_one_line
+from pipeline.options import fail, parse_flags
 from pipeline.progress import Bar
 from pipeline.session import ray_session
 from pipeline.shard_file import Chunk, ShardInfo, Skipped, read_info, write_shard
@@ -180,7 +177,8 @@ def _kept_shards(folder: Folder, mark: str, wanted: set[str]) -> dict[str, Shard
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prepare; end with code 2 for mistakes of the user, 1 for failures. The last line is the path of the index."""
     try:
-        options = _parse(sys.argv[1:] if arguments is None else arguments)
+        given = sys.argv[1:] if arguments is None else arguments
+        options = parse_flags(Options, "python -m pipeline.prepare", given)
         spec = dataset_spec(options.dataset)
         locate(options.out)  # what is wrong with it shows before a miniature is drawn
         root = find_root(spec, options.dataset, options.data_root, Path("runs"))
@@ -231,17 +229,6 @@ def show(shards: Shards) -> None:
     files = {group.file for split in shards.splits.values() for group in split.groups}
     print(f"Size: {shards.num_bytes / 1e6:,.1f} MB in {len(files)} shards; content {shards.content[:12]}")
     print(locate(shards.folder).shown(INDEX))
-
-
-def _parse(arguments: Sequence[str]) -> Options:
-    screen = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(screen):
-            return tyro.cli(Options, prog="python -m pipeline.prepare", args=list(arguments), use_underscores=True)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise ValueError(in_one_line(screen.getvalue())) from None
 
 
 if __name__ == "__main__":
