@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pixcon_core.config import RunConfig, TrainConfig
 from pixcon_core.contrast import PixelContrast
 from pixcon_core.contrast.output import ContrastStats
+from pixcon_core.contrast.workers import current_world
 from pixcon_core.losses import Ohem, balanced_class_weights, segmentation_loss
 from pixcon_core.models import Segmentor, build_segmentor, normalization
 
@@ -60,6 +61,7 @@ class TrainedModel(nn.Module):
             aux_weight=self.aux_weight,
             ohem=self.ohem,
             lovasz_weight=self.lovasz_weight,
+            world=current_world(),
         )
         if self.contrast is None:
             return Losses(cross_entropy, cross_entropy, torch.zeros_like(cross_entropy), None)

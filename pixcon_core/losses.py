@@ -9,7 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
+from pixcon_core.contrast.workers import World, sum_over_ranks
 from pixcon_core.models.segmentor import SegmentorOutput
+
+ALONE = World(1, 0)
 
 
 class Ohem(NamedTuple):
@@ -22,7 +25,7 @@ class Ohem(NamedTuple):
     threshold: float = 0.9
     """A pixel is easy if its true class has at least this probability."""
     min_kept: int = 100_000
-    """Pixels of a batch that are kept at least, the hardest ones."""
+    """Pixels of a worker's part of a batch that are kept at least, the hardest ones."""
 
 
 def segmentation_loss(
@@ -34,6 +37,7 @@ def segmentation_loss(
     ignore_index: int = 255,
     ohem: Ohem | None = None,
     lovasz_weight: float = 0.0,
+    world: World = ALONE,
 ) -> Float[Tensor, ""]:
     """Return cross-entropy of the logits plus `aux_weight` times that of the auxiliary logits, if there are any.
 
@@ -46,17 +50,20 @@ def segmentation_loss(
         ignore_index: Label that is left out.
         ohem: Leaves easy pixels out of the main term.
         lovasz_weight: Factor of the Lovász-softmax loss of the main logits; needs segmentation_models_pytorch.
+        world: The workers that train together, all of which call this at once. The mean is then over the pixels of
+            all: the losses of the workers, which may have more or fewer void pixels, average to that of the whole
+            batch, and so do the gradients under DDP. Lovász-softmax stays each worker's own.
 
     Returns:
         A float32 scalar, 0 with a graph where every label is ignored.
     """
     labels = labels.long()
-    loss = _cross_entropy(output.logits, labels, class_weights, ignore_index, ohem)
+    loss = _cross_entropy(output.logits, labels, class_weights, ignore_index, ohem, world)
     if lovasz_weight > 0:
         loss = loss + lovasz_weight * lovasz_softmax(output.logits, labels, ignore_index=ignore_index)
     if output.aux_logits is None or aux_weight == 0:
         return loss
-    return loss + aux_weight * _cross_entropy(output.aux_logits, labels, class_weights, ignore_index, None)
+    return loss + aux_weight * _cross_entropy(output.aux_logits, labels, class_weights, ignore_index, None, world)
 
 
 def lovasz_softmax(
@@ -106,6 +113,7 @@ def _cross_entropy(
     class_weights: Float[Tensor, " class"] | None,
     ignore_index: int,
     ohem: Ohem | None,
+    world: World,
 ) -> Float[Tensor, ""]:
     logits = F.interpolate(logits.float(), size=labels.shape[1:], mode="bilinear", align_corners=False)
     if ohem is not None:
@@ -113,8 +121,9 @@ def _cross_entropy(
     total = F.cross_entropy(logits, labels, class_weights, ignore_index=ignore_index, reduction="sum")
     valid = labels != ignore_index
     pixel_weights = valid if class_weights is None else class_weights[labels.masked_fill(~valid, 0)] * valid
+    weight = sum_over_ranks(pixel_weights.sum().float(), world)
     # Not PyTorch's own mean, which is 0 / 0 where every label is ignored.
-    return total / pixel_weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
+    return world.size * total / weight.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def _keep_hard(

@@ -1,12 +1,8 @@
 """Two workers against one with the whole batch, over gloo."""
 
-import os
-import socket
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from gloo import in_workers
 from torch.nn.parallel import DistributedDataParallel
 
 from pixcon_core.contrast import PixelContrast, keep_out_of_ddp
@@ -55,14 +51,9 @@ def run(parts, settings):
     return losses, grads, module.state_dict()
 
 
-def in_worker(rank, port, folder, settings):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def in_worker(rank, settings):
     results = [run(slice(2 * rank, 2 * rank + 2), setting) for setting in settings]
-    results.append(under_ddp(rank))
-    torch.save(results, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    return [*results, under_ddp(rank)]
 
 
 class Segmentor(torch.nn.Module):
@@ -90,8 +81,7 @@ def train(parts, wrap):
 
 
 def under_ddp(rank):
-    state = train(slice(2 * rank, 2 * rank + 2), DistributedDataParallel)
-    return state
+    return train(slice(2 * rank, 2 * rank + 2), DistributedDataParallel)
 
 
 SETTINGS = [
@@ -103,14 +93,9 @@ SETTINGS = [
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def results():
     """What each of two workers got, for each of the settings and for DDP."""
-    folder = tmp_path_factory.mktemp("workers")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(in_worker, args=(port, folder, SETTINGS), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return in_workers(in_worker, SETTINGS)
 
 
 @pytest.mark.parametrize("setting", range(len(SETTINGS)))

@@ -1,14 +1,11 @@
 """Two workers with parts of a batch against one process with the whole, over gloo and in float64."""
 
 import copy
-import os
-import socket
 
 import pytest
 import timm
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from gloo import in_workers
 from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, SyncBatchNormAct
 from torch import nn
 
@@ -98,10 +95,7 @@ def far_from_zero(parts):
     return norm(1e4 + images_of(4)[parts].float()), norm.running_var
 
 
-def in_worker(rank, port, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def in_worker(rank):
     results = {}
     for name, (build, split) in CASES.items():
         first = split[0] if rank else 0
@@ -114,18 +108,12 @@ def in_worker(rank, port, folder):
         synchronize_batch_norm(nn.BatchNorm2d(3), "cpu")(torch.zeros(1 - rank, 3, 1, 1))
     except ValueError as error:
         results["error"] = str(error)
-    torch.save(results, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("workers")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(in_worker, args=(port, folder), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+def results():
+    return in_workers(in_worker)
 
 
 @pytest.mark.parametrize("case", CASES)
