@@ -1,4 +1,4 @@
-"""Processes that predict: how many there can be, and what each holds; for `pipeline.evaluate` and `pipeline.predict`."""
+"""Processes that predict: how many there can be, what each holds; for `pipeline.evaluate` and `pipeline.predict`."""
 
 import json
 from pathlib import Path
@@ -31,8 +31,7 @@ class Workers(NamedTuple):
     @property
     def resources(self) -> dict[str, Any]:
         """What `map_batches` is to be told."""
-        spread = {"scheduling_strategy": "SPREAD"}
-        return {"concurrency": self.number, "num_gpus": int(self.use_gpu), "num_cpus": 1} | spread
+        return {"concurrency": self.number, "num_gpus": int(self.use_gpu), "num_cpus": 1}
 
 
 def count_workers(wanted: int | None, *, use_gpu: bool) -> Workers:
