@@ -24,20 +24,29 @@ class ReportOptions:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write; end with code 2 for mistakes of the user, 1 for failures."""
     try:
-        options = parse_flags(ReportOptions, "python -m pipeline.report", sys.argv[1:] if arguments is None else arguments)
+        options = parse_flags(
+            ReportOptions, "python -m pipeline.report", sys.argv[1:] if arguments is None else arguments
+        )
         if not options.folder.is_dir():
             raise ValueError(f"FOLDER: there is no folder {options.folder}.")
     except ValueError as error:
         fail(error)
 
-    from pipeline.report.page import write_report  # some seconds: torch, scikit-learn, matplotlib
+    from pipeline.progress import Bar  # some seconds: Ray
+    from pipeline.report import write_report
 
+    bar = Bar("Report", "image")
     try:
-        print(write_report(options.folder))
+        file = write_report(options.folder, progress=bar.update)
     except ValueError as error:
         fail(error)
     except OSError as error:
         fail(error, code=1)
+    except KeyboardInterrupt:
+        fail("stopped; no page was written.", code=130)
+    finally:
+        bar.close()
+    print(file)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ def curves(dataset: Dataset) -> list[Markup]:
         method: [lines for run in dataset.finished(method) if (lines := run.metrics())] for method in dataset.methods
     }
     charts = [_by_method(dataset.name, found)]
-    runs = found.get(CONTRAST, [])
+    # Before it begins, the contrast term has neither a loss nor pairs to compare.
+    runs = [[line for line in lines if line.get("contrast/anchors")] for lines in found.get(CONTRAST, [])]
     contrast = [
         Line(_steps(lines, "contrast"), _values(lines, "contrast"), colour=SECOND, width=1.4, alpha=0.8)
         for lines in runs
     ]
-    if any(any(line.y) for line in contrast):
+    if any(len(line.x) for line in contrast):
         alt = f"Contrast loss by step on {dataset.name}: {_ends(contrast)}."
         charts.append(chart(alt, contrast, x="step", y="contrast loss, nats"))
     similarity = []

@@ -15,7 +15,8 @@ from pipeline.checkpoint import load_segmentor
 from pipeline.evaluate import predict
 from pipeline.picture import colour
 from pipeline.report.folder import Run
-from pipeline.report.scores import evaluation, points, signed
+from pipeline.report.scores import evaluation
+from pipeline.report.text import percent, signed
 from pipeline.rows import Row, Stored, read_rows
 from pipeline.shards import Shards
 from pipeline.storage import locate
@@ -141,12 +142,14 @@ def _miou_by_image(counts: Int64[np.ndarray, "image 3 class"]) -> Float[np.ndarr
     union = truth + prediction - right
     iou = np.divide(right, union, out=np.zeros_like(right), where=union > 0)
     present = (union > 0).sum(axis=1)
-    return np.divide(iou.sum(axis=1), present, out=np.full(len(iou), np.nan), where=present > 0)
+    means: np.ndarray = np.divide(iou.sum(axis=1), present, out=np.full(len(iou), np.nan), where=present > 0)
+    return means
 
 
 def _rows_of(shards: Shards, split: str, ids: Sequence[str]) -> list[Row]:
     """Return where some images lie, in the order of their ids; those that are not there are left out."""
-    folder, places = locate(shards.folder), {}
+    folder = locate(shards.folder)
+    places: dict[str, Row] = {}
     groups = shards.splits[split].groups
     for name in dict.fromkeys(group.file for group in groups):
         with folder.open(name) as source:
@@ -172,13 +175,13 @@ def _panels(
     return [
         _panel("image", stored.image, f"Image {name}.", photograph=True),
         _panel("truth", maps[0], f"True classes of {name}, by colour: {_most(stored.label, shards)}."),
-        _panel("baseline", maps[1], f"Classes that the baseline predicts in {name}: mIoU {points(miou[0])} %."),
-        _panel("contrast", maps[2], f"Classes that contrast predicts in {name}: mIoU {points(miou[1])} %."),
+        _panel("baseline", maps[1], f"Classes that the baseline predicts in {name}: mIoU {percent(miou[0])} %."),
+        _panel("contrast", maps[2], f"Classes that contrast predicts in {name}: mIoU {percent(miou[1])} %."),
         _panel(
             "changes",
             changes,
-            f"Where they differ in {name}: contrast alone is right in {points(gained)} % of the labelled pixels, the"
-            f" baseline alone in {points(lost)} %; {signed(miou[1] - miou[0])} points of mIoU.",
+            f"Where they differ in {name}: contrast alone is right in {percent(gained)} % of the labelled pixels, the"
+            f" baseline alone in {percent(lost)} %; {signed(miou[1] - miou[0])} points of mIoU.",
         ),
     ]
 
@@ -201,5 +204,3 @@ def _most(label: UInt8[np.ndarray, "height width"], shards: Shards) -> str:
     ids, counts = np.unique(label[label != VOID_ID], return_counts=True)
     largest = ids[np.argsort(-counts, kind="stable")][:3]
     return ", ".join(shards.classes[int(i)] for i in largest) or "nothing labelled"
-
-

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from markupsafe import Markup
 
 # Colours that no chart has by chance, and what becomes of them in the page. Series differ in lightness as well, so
 # that they can be told apart without seeing colours.
@@ -21,6 +21,8 @@ WIDTH, HEIGHT = 4.6, 2.9
 """Inches of a chart: as wide as a phone, where its text has the size of the page's."""
 HALO = "halo"
 """Class of text that is to be read on top of marks."""
+MAX_TALL = 1.2
+"""Height of a map for its width, at most."""
 MAX_POINTS = 150
 """Points of a line; of longer ones, means of so many parts."""
 
@@ -76,9 +78,7 @@ def chart(
                     xs, ys, color=one.colour, ls=one.style, lw=one.width, alpha=one.alpha, label=one.label or None
                 )
             else:
-                axes.scatter(
-                    one.x, one.y, s=26, color=one.colour, marker=one.marker, label=one.label or None, zorder=3
-                )
+                axes.scatter(one.x, one.y, s=26, color=one.colour, marker=one.marker, label=one.label or None, zorder=3)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         if log_x:
@@ -128,23 +128,42 @@ def scatter_map(
         names: Of the classes.
         palette: Their colours, as `#rrggbb`.
     """
+    low, high = points.min(axis=0), points.max(axis=0)
+    width, margin = 72 * WIDTH, 16.0
+    scale = (width - 2 * margin) / max(high[0] - low[0], (high[1] - low[1]) / MAX_TALL, 1e-9)
+    placed = (points - low) * scale + margin
+    size = width, (high[1] - low[1]) * scale + 2 * margin
     with _style():
-        figure = Figure(figsize=(WIDTH, WIDTH), layout="constrained")
-        axes = figure.subplots()
+        figure = Figure(figsize=(size[0] / 72, size[1] / 72))
+        axes = figure.add_axes((0, 0, 1, 1), xlim=(0, size[0]), ylim=(0, size[1]))
         axes.set_axis_off()
-        axes.set_aspect("equal", adjustable="datalim")
         # All points of the chart in one scatter, in mixed order: no class lies on top of all others.
-        order = np.random.default_rng(0).permutation(len(points))
-        axes.scatter(
-            *points[order].T, s=11, c=[palette[int(i)] for i in labels[order]], linewidths=0.3, edgecolors=GRID
-        )
-        for i in sorted({int(one) for one in labels}):
-            mine = points[labels == i]
-            centre = np.median(mine, axis=0)
-            nearest = mine[np.argmin(np.linalg.norm(mine - centre, axis=1))]
-            text = axes.text(*nearest, names[i], ha="center", va="center", fontsize=11, fontweight="bold", color=INK)
+        order = np.random.default_rng(0).permutation(len(placed))
+        colours = [palette[int(i)] for i in labels[order]]
+        axes.scatter(placed[order, 0], placed[order, 1], s=11, c=colours, linewidths=0.3, edgecolors=GRID)
+        for name, x, y in _places(placed, labels, names, size):
+            text = axes.text(x, y, name, ha="center", va="center", fontsize=11, fontweight="bold", color=INK)
             text.set_gid(HALO)
         return _svg(figure, alt)
+
+
+def _places(
+    points: np.ndarray, labels: np.ndarray, names: Mapping[int, str], size: tuple[float, float]
+) -> list[tuple[str, float, float]]:
+    """Return where to write each class's name: at that of its points nearest its middle where it covers no other."""
+    taken: list[tuple[float, float, float]] = []
+    found = []
+    for i in sorted({int(one) for one in labels}):
+        half = 3.6 * len(names[i])  # bold letters of 11 points
+        mine = points[labels == i]
+        mine = np.clip(mine, [half, 8], [max(half, size[0] - half), size[1] - 8])
+        order = np.argsort(np.linalg.norm(mine - np.median(mine, axis=0), axis=1), kind="stable")
+        spots = [(float(x), float(y)) for x, y in mine[order]]
+        free = ((x, y) for x, y in spots if all(abs(x - a) > half + b or abs(y - c) > 14 for a, c, b in taken))
+        x, y = next(free, spots[0])
+        taken.append((x, y, half))
+        found.append((names[i], x, y))
+    return found
 
 
 def thin(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -202,4 +221,4 @@ def _svg(figure: Figure, alt: str) -> Markup:
     head, _, body = text.partition(">")
     view = re.search(r'viewBox="[^"]*"', head)
     assert view is not None  # matplotlib always writes one
-    return Markup(f'<svg {view[0]} role="img" aria-label="{escape(alt)}">{body}')  # noqa: S704
+    return Markup(f'<svg {view[0]} role="img" aria-label="{escape(alt)}">{body}')

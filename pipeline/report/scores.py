@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from pipeline.report.folder import BASELINE, CONTRAST, EVALUATION, Dataset, Run
 from pipeline.report.plots import intervals
+from pipeline.report.text import percent, signed
 
 MANY_CLASSES = 30
 """With more, tables show those that matter most and fold the rest."""
@@ -114,7 +115,7 @@ def headline(dataset: Dataset, *, shortened: bool = False) -> Headline:
         dataset.difference,
         by_seed,
         verdict(dataset.difference, by_seed, dataset.methods),
-        ", ".join(filter(None, warnings)),
+        "; ".join(filter(None, warnings)),
     )
 
 
@@ -122,26 +123,28 @@ def verdict(difference: dict[str, float] | None, by_seed: list[float], methods: 
     """Say in a sentence what contrast gained."""
     if not by_seed:
         missing = [method for method in (BASELINE, CONTRAST) if method not in methods]
-        return f"Nothing to compare with: there is no finished run of {' or '.join(missing)}." if missing else (
-            "Nothing to compare: no seed has both a baseline and a contrast run."
+        return (
+            f"Nothing to compare with: there is no finished run of {' or '.join(missing)}."
+            if missing
+            else ("Nothing to compare: no seed has both a baseline and a contrast run.")
         )
     if difference is None:
         return f"{signed(float(np.mean(by_seed)))} points of mIoU; no interval was computed."
     mean, low, high = (difference[name] for name in ("mean", "low", "high"))
     interval = f"95 % interval {signed(low)} to {signed(high)}"
     if low > 0:
-        return f"Contrast gained {points(mean)} points of mIoU ({interval})."
+        return f"Contrast gained {percent(mean)} points of mIoU ({interval})."
     if high < 0:
-        return f"Contrast lost {points(-mean)} points of mIoU ({interval})."
+        return f"Contrast lost {percent(-mean)} points of mIoU ({interval})."
     return f"No difference shown: {signed(mean)} points of mIoU ({interval}, which includes 0)."
 
 
 def interval_chart(headlines: list[Headline]) -> Markup | None:
     """Return the differences of all data sets beside a line at 0."""
     rows = [
-        (one.dataset, *(100 * one.difference[name] for name in ("mean", "low", "high")))
+        (one.dataset, 100 * found["mean"], 100 * found["low"], 100 * found["high"])
         for one in headlines
-        if one.difference is not None
+        if (found := one.difference) is not None
     ]
     if not rows:
         return None
@@ -223,16 +226,6 @@ def evaluation(run: Run) -> dict[str, np.ndarray] | None:
         return None
 
 
-def points(value: float) -> str:
-    """Return a share as per cent, or a difference of shares as points."""
-    return f"{100 * value:.1f}"
-
-
-def signed(value: float) -> str:
-    """Return a difference of shares as points, with its sign."""
-    return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")  # noqa: RUF001
-
-
 def _miou(run: Run) -> float | None:
     return None if run.result is None else run.result.get("miou")
 
@@ -253,4 +246,5 @@ def _class_iou(runs: list[Run]) -> dict[str, float | None]:
 
 def _rows_of_one(matrix: Int64[np.ndarray, "truth prediction"]) -> Float[np.ndarray, "truth prediction"]:
     totals = matrix.sum(axis=1, keepdims=True)
-    return np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
+    shares: np.ndarray = np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
+    return shares

@@ -130,9 +130,7 @@ def labels_at(
 ) -> Int64[np.ndarray, "h w"]:
     """Return the label at the middle of each place of a feature map that covers the padded image; void outside it."""
     out = np.full(shape, VOID_ID, dtype=np.int64)
-    ys, xs = (
-        ((np.arange(count) + 0.5) * size / count).astype(int) for count, size in zip(shape, padded, strict=True)
-    )
+    ys, xs = (((np.arange(count) + 0.5) * size / count).astype(int) for count, size in zip(shape, padded, strict=True))
     inside = np.ix_(ys < label.shape[0], xs < label.shape[1])
     out[inside] = label[np.ix_(ys[ys < label.shape[0]], xs[xs < label.shape[1]])]
     return out

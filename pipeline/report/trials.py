@@ -1,25 +1,23 @@
 """A search on the page: what it found, every trial, how the best came about, and which settings mattered."""
 
 import json
-import math
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
-from markupsafe import Markup
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.report.folder import BASELINE, read_json
-from pipeline.report.plots import FIRST, MUTED, SECOND, Line, Points, chart
+from pipeline.progress import duration
+from pipeline.report.folder import read_json
+from pipeline.report.text import NONE, percent, short, signed
 
 BEST, TRIALS = "best.json", "trials.json"
 STUDY, STUDY_FILE = "search", "study.db"
 FEW_TRIALS = 20
 """With fewer complete trials, importance is a hint at most."""
-STATES = {"complete": (SECOND, "o"), "stopped": (MUTED, "v"), "failed": (FIRST, "x"), "running": (MUTED, "+")}
 
 
 class Trial(NamedTuple):
@@ -63,9 +61,8 @@ class Search(NamedTuple):
     settings: list[str]
     """Those that were searched."""
     trials: list[Trial]
-    history: Markup | None
-    by_step: Markup | None
-    slices: list[Markup]
+    logarithmic: frozenset[str]
+    """Those of them that were searched by their logarithm, where the study says so."""
     importance: Importance | None
     no_importance: str
     """Why there is none."""
@@ -82,23 +79,15 @@ def read_search(folder: Path) -> Search:
     if not trials:
         raise ValueError(f"{folder.name} has no trials yet")
     settings = list(best.get("start_values") or {}) or sorted({name for one in trials for name in one.changes})
-    study, importance, missing = None, None, ""
+    logarithmic: frozenset[str] = frozenset()
+    importance, missing = None, ""
     try:
         study = load_study(folder)
+        logarithmic = _logarithmic(study)
         importance = importances(study)
     except Exception as error:  # of many kinds: a database that is locked, damaged or of another version
-        missing = " ".join(str(error).split()) or type(error).__name__
-    return Search(
-        folder.name,
-        best,
-        settings,
-        trials,
-        _history(trials),
-        _by_step(trials),
-        _slices(trials, settings, study),
-        importance,
-        missing,
-    )
+        missing = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return Search(folder.name, best, settings, trials, logarithmic, importance, missing)
 
 
 def load_study(folder: Path) -> optuna.Study:
@@ -141,6 +130,16 @@ def _counts(one: FrozenTrial) -> bool:
     return one.state == TrialState.COMPLETE and bool(one.params) and one.value is not None
 
 
+def _logarithmic(study: optuna.Study) -> frozenset[str]:
+    """Return the settings that were searched by their logarithm."""
+    return frozenset(
+        name
+        for one in study.get_trials(deepcopy=False)
+        for name, distribution in one.distributions.items()
+        if isinstance(distribution, FloatDistribution | IntDistribution) and distribution.log
+    )
+
+
 def _read_trials(file: Path) -> list[Trial]:
     try:
         listed = json.loads(file.read_text())
@@ -160,90 +159,41 @@ def _read_trials(file: Path) -> list[Trial]:
         return []
 
 
-def _history(trials: list[Trial]) -> Markup | None:
-    """Return the score of each trial, and the best of the complete ones so far."""
-    scored = [one for one in trials if one.miou is not None]
-    if not scored:
-        return None
-    series: list[Line | Points] = []
-    best: list[tuple[int, float]] = []
-    for one in trials:
-        if one.state == "complete" and one.role != BASELINE and one.miou is not None:
-            best.append((one.number, max(one.miou, best[-1][1] if best else 0.0)))
-    if best:
-        xs, ys = zip(*best, strict=True)
-        series.append(Line(xs, [100 * y for y in ys], "best so far", SECOND, width=1.4))
-    base = next((one.miou for one in trials if one.role == BASELINE and one.state == "complete"), None)
-    if base is not None:
-        ends = [trials[0].number, trials[-1].number]
-        series.append(Line(ends, [100 * base] * 2, "without contrast", FIRST, "--", 1.4))
-    for state, (colour, marker) in STATES.items():
-        mine = [one for one in scored if one.state == state and one.role != BASELINE]
-        if mine:
-            series.append(
-                Points([one.number for one in mine], [100 * (one.miou or 0) for one in mine], state, colour, marker)
-            )
-    reached = f"; the best complete one has {100 * best[-1][1]:.1f} %" if best else ""
-    without = f", without contrast {100 * base:.1f} %" if base is not None else ""
-    alt = f"mIoU of {len(scored)} trials in their order{reached}{without}."
-    return chart(alt, series, x="trial", y="val mIoU, %")
-
-
-def _by_step(trials: list[Trial]) -> Markup | None:
-    """Return the scores of each trial while it was trained."""
-    lines = []
-    labelled: set[str] = set()
-    for one in trials:
-        if not one.points:
-            continue
-        what = "without contrast" if one.role == BASELINE else one.state
-        colour = FIRST if one.role == BASELINE else STATES[one.state][0]
-        style = "--" if one.role == BASELINE else "-"
-        steps = sorted(one.points)
-        label = "" if what in labelled else what
-        labelled.add(what)
-        marks = [100 * one.points[step] for step in steps]
-        lines.append(Line(steps, marks, label, colour, style, 1.4, 0.8))
-    if not lines or max(len(line.x) for line in lines) < 2:
-        return None
-    alt = f"mIoU by training step of {len(lines)} trials: " + "; ".join(
-        f"{what} {sum(one.state == what for one in trials)}" for what in STATES if any(one.state == what for one in trials)
-    )
-    return chart(alt, lines, x="step", y="val mIoU, %")
-
-
-def _slices(trials: list[Trial], settings: list[str], study: optuna.Study | None) -> list[Markup]:
-    """Return mIoU by the value of each setting, of complete trials with contrast."""
-    complete = [one for one in trials if one.state == "complete" and one.role != BASELINE and one.miou is not None]
-    logarithmic = _logarithmic(study)
-    charts = []
-    for name in settings:
-        mine = [(one.changes[name], 100 * (one.miou or 0)) for one in complete if name in one.changes]
-        if len(mine) < 2:
-            continue
-        mine.sort(key=lambda pair: (str(type(pair[0])), pair[0] if _is_number(pair[0]) else str(pair[0])))
-        values, scores = zip(*mine, strict=True)
-        numeric = all(_is_number(value) for value in values)
-        alt = f"mIoU by {name}, of {len(mine)} complete trials: " + "; ".join(
-            f"{value if not isinstance(value, float) else format(value, '.3g')}: {score:.1f} %" for value, score in mine
-        )
-        xs = values if numeric else [str(value) for value in values]
-        log = numeric and name in logarithmic and all(value > 0 for value in values)
-        charts.append(chart(alt, [Points(xs, scores)], x=name, y="val mIoU, %", log_x=log, size=(3.2, 2.4)))
-    return charts
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _logarithmic(study: optuna.Study | None) -> set[str]:
-    """Return the settings that were searched by their logarithm."""
-    if study is None:
-        return set()
+def about_search(search: Search) -> dict[str, Any]:
+    """Return what a search found, in words and as a table."""
+    found = search.best
+    columns = [(name, found[name]) for name in ("best", "start", "baseline") if found.get(name)]
+    start = found.get("start_values") or {}
+    without = [name for name in start if name.startswith("contrast.") and name != "contrast.weight"]
+    rows: list[tuple[str, list[str]]] = [("trial", [str(one["number"]) for _, one in columns])]
+    for name, value in start.items():
+        cells = [
+            NONE if column == "baseline" and name in without else short(one["changes"].get(name, value))
+            for column, one in columns
+        ]
+        rows.append((name, cells))
+    rows.append(("state", [one["state"] for _, one in columns]))
+    rows.append(("val mIoU, %", [percent(one["miou"]) for _, one in columns]))
+    gain, sentence = found.get("improvement"), ""
+    if gain is not None:
+        sentence = f"The best trial is {signed(gain)} points of mIoU above the one without contrast, of one seed each."
+    elif found.get("best") is None:
+        sentence = "No trial with contrast has come to its end."
+    counts = ", ".join(f"{count} {state}" for state, count in (found.get("trials") or {}).items() if count)
+    facts = [
+        f"Trials: {counts}" if counts else "",
+        f"{found['trial_steps']} steps each" if "trial_steps" in found else "",
+        f"scored on {found['val_images']}" if "val_images" in found else "",
+        f"{duration(found['seconds'])} in all" if "seconds" in found else "",
+        f"early stopping saved {duration(3600 * found['trial_hours_saved'])} of trials"
+        if "trial_hours_saved" in found
+        else "",
+    ]
     return {
-        name
-        for one in study.get_trials(deepcopy=False)
-        for name, distribution in one.distributions.items()
-        if isinstance(distribution, FloatDistribution | IntDistribution) and distribution.log
+        "search_sentence": sentence,
+        "search_facts": "; ".join(filter(None, facts)) + ".",
+        "search_columns": [column for column, _ in columns],
+        "search_rows": rows if columns else [],
+        "best_trial": (found.get("best") or {}).get("number"),
+        "has_reasons": any(one.reason for one in search.trials),
     }
