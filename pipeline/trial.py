@@ -20,7 +20,7 @@ from ray import tune
 
 from pipeline.cache import Cache, fetch
 from pipeline.checkpoint import Loaded, load_segmentor
-from pipeline.evaluate import predict
+from pipeline.inference import predict
 from pipeline.ingest import Batch, stream
 from pipeline.rows import Row, Stored, read_rows, split_rows
 from pipeline.session import quiet_data_logs
