@@ -11,7 +11,7 @@ from pipeline.progress import whole_lines
 from pipeline.shards import Shards
 from pipeline.storage import is_url
 
-REPRODUCE, METRICS, EVALUATION = "reproduce.json", "metrics.jsonl", "evaluation.npz"
+REPRODUCE, METRICS = "reproduce.json", "metrics.jsonl"
 BASELINE, CONTRAST = "baseline", "contrast"
 METHODS = (BASELINE, CONTRAST)
 
@@ -50,7 +50,9 @@ class Dataset:
     kind: str = ""
     """`real` or `miniature`, where known."""
     absent: str = ""
-    """Why there is none of it."""
+    """Why the real one is not there."""
+    full_steps: int | None = None
+    """Of its preset, which runs may fall short of."""
     shards: str | None = None
     """Where its prepared images are."""
     difference: dict[str, float] | None = None
@@ -84,6 +86,8 @@ class Contents:
     search_missing: str = ""
     """Where that search was said to be, if it is gone."""
     ablations: tuple[dict[str, Any], ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Why, by data set."""
     facts: dict[str, Any] = field(default_factory=dict)
     """The rest of `reproduce.json`, or `preset` of a run."""
 
@@ -120,14 +124,16 @@ def _read_reproduction(folder: Path) -> Contents:
     for one in stored.get("runs") or ():
         name, method, seed = str(one["dataset"]), str(one["method"]), int(one["seed"])
         usual = folder / name / f"{method}-seed{seed}"
+        state = ": ".join(filter(None, (str(one.get("state", "")), str(one.get("reason") or ""))))
         place = first_there([folder / one["folder"], Path(one["folder"]), usual] if one.get("folder") else [usual])
-        listed.setdefault(name, []).append(_read_run(place or usual, method, seed, str(one.get("state", ""))))
+        listed.setdefault(name, []).append(_read_run(place or usual, method, seed, state))
     datasets = tuple(
         Dataset(
             name,
             tuple(runs),
             kind=str(described.get(name, {}).get("data") or ""),
             absent=str(described.get(name, {}).get("absent") or ""),
+            full_steps=described.get(name, {}).get("full_steps"),
             shards=described.get(name, {}).get("shards"),
             difference=(summary.get(name) or {}).get("difference"),
         )
@@ -136,7 +142,11 @@ def _read_reproduction(folder: Path) -> Contents:
     named = stored.get("search")
     search = first_there([Path(named), folder / named, folder.parent / Path(named).name]) if named else None
     ablations = [read_json(file) for file in sorted(folder.glob("ablation-*.json"))]
-    facts = {name: value for name, value in stored.items() if name not in ("runs", "summary", "datasets")}
+    facts = {
+        name: value
+        for name, value in stored.items()
+        if name not in ("runs", "summary", "datasets", "absent", "configs", "identity")
+    }
     return Contents(
         folder,
         "reproduce",
@@ -144,6 +154,7 @@ def _read_reproduction(folder: Path) -> Contents:
         search,
         str(named) if named and search is None else "",
         tuple(one for one in ablations if one),
+        {str(name): str(why) for name, why in (stored.get("absent") or {}).items()},
         facts,
     )
 

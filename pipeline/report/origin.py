@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.report.folder import Contents, Run
 from pipeline.report.text import NONE, percent, plain
-from pipeline.report.trials import Search
+from pipeline.report.trials import STUDY_FILE, Search
 from pixcon_core.config import RunConfig, flatten, override
 from pixcon_core.presets import PRESETS
 
@@ -53,8 +53,8 @@ def commands(contents: Contents, search: Search | None) -> list[tuple[str, str]]
         commands.append(("All of this again:", str(contents.facts["command"])))
     if search is not None and search.best.get("command"):
         commands.append(("The best trial's settings, trained again as one run:", str(search.best["command"])))
-    if contents.search is not None:
-        study = shlex.quote(str(contents.search / "study.db"))
+    if contents.search is not None and (contents.search / STUDY_FILE).exists():
+        study = shlex.quote(str(contents.search / STUDY_FILE))
         commands.append(("The study of the search, to explore:", f"optuna-dashboard sqlite:///{study}"))
     if contents.kind != "search":
         commands.append(("Losses by step:", f"tensorboard --logdir {folder}"))

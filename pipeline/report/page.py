@@ -80,8 +80,7 @@ def render(contents: Contents, progress: Progress | None = None) -> str:
     there = [one for one in contents.datasets if one.methods]
     count = _Counter(progress, len(there))
     parts = [_part(contents, one, count) for one in there]
-    shortened = bool(contents.facts.get("shortened"))
-    headlines = [headline(one, shortened=shortened) for one in there]
+    headlines = [headline(one) for one in there]
     is_comparison = contents.kind == "reproduce"
     search, search_note = _search(contents)
     runs = [run for one in contents.datasets for run in one.runs]
@@ -89,7 +88,7 @@ def render(contents: Contents, progress: Progress | None = None) -> str:
     found_versions, versions_caption = versions(contents)
     ablations = [ablation(one) for one in contents.ablations]
     titles = [
-        *([("result", "Result")] if headlines or is_comparison else []),
+        *([("result", "Result")] if headlines or (is_comparison and not ablations) else []),
         *([("settings", "Settings")] if settings else []),
         *((f"data-{place}", one.name) for place, one in enumerate(parts, start=1)),
         *([("search", "Search")] if search or search_note else []),
@@ -113,6 +112,7 @@ def render(contents: Contents, progress: Progress | None = None) -> str:
             is_comparison=is_comparison,
             headlines=headlines,
             interval_chart=interval_chart(headlines),
+            left_out=contents.left_out,
             absent=[one for one in contents.datasets if one.absent],
             methods=[method for method in METHODS if any(method in one.methods for one in there)],
             facts=facts(contents),
@@ -193,7 +193,7 @@ def _attempt(what: str, notes: list[str], make: Callable[[], T]) -> T | None:
         if not isinstance(error, ValueError | OSError):
             traceback.print_exc(file=sys.stderr)
         reason = " ".join(str(error).split()) or type(error).__name__
-        notes.append(f"{what}: left out. {reason[0].upper()}{reason[1:].rstrip('.')}.")
+        notes.append(f"{what}: left out, because {reason.rstrip('.')}.")
         return None
 
 

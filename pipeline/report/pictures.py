@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from pipeline.checkpoint import load_segmentor
-from pipeline.evaluate import predict
+from pipeline.inference import predict
 from pipeline.picture import colour
 from pipeline.report.folder import Run
 from pipeline.report.scores import evaluation
@@ -20,6 +20,7 @@ from pipeline.report.text import percent, signed
 from pipeline.rows import Row, Stored, read_rows
 from pipeline.shards import Shards
 from pipeline.storage import locate
+from pixcon_core.metrics import miou_of
 
 EACH = 3
 """So many images where contrast helped most, and as many where it hurt most."""
@@ -133,17 +134,7 @@ def _image_miou(run: Run) -> dict[str, float]:
     found = evaluation(run)
     if found is None:
         raise ValueError(f"{run.folder.name} has no counts by image")
-    values = _miou_by_image(found["counts"])
-    return dict(zip(map(str, found["ids"]), map(float, values), strict=True))
-
-
-def _miou_by_image(counts: Int64[np.ndarray, "image 3 class"]) -> Float[np.ndarray, " image"]:
-    right, truth, prediction = counts.swapaxes(0, 1).astype(np.float64)
-    union = truth + prediction - right
-    iou = np.divide(right, union, out=np.zeros_like(right), where=union > 0)
-    present = (union > 0).sum(axis=1)
-    means: np.ndarray = np.divide(iou.sum(axis=1), present, out=np.full(len(iou), np.nan), where=present > 0)
-    return means
+    return {id_: miou_of(counts) for id_, counts in zip(found.ids, found.counts, strict=True)}
 
 
 def _rows_of(shards: Shards, split: str, ids: Sequence[str]) -> list[Row]:

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int64
 from markupsafe import Markup
 
-from pipeline.report.folder import BASELINE, CONTRAST, EVALUATION, Dataset, Run
+from pipeline.evaluate import STORED, Stored, load_evaluation
+from pipeline.report.folder import BASELINE, CONTRAST, Dataset, Run
 from pipeline.report.plots import intervals
 from pipeline.report.text import percent, signed
 
@@ -87,7 +88,7 @@ class Confusion(NamedTuple):
     """Whose matrices were added up."""
 
 
-def headline(dataset: Dataset, *, shortened: bool = False) -> Headline:
+def headline(dataset: Dataset) -> Headline:
     """Return what is said first of a data set that has a result."""
     runs = [run for method in dataset.methods for run in dataset.finished(method)]
     miou = {
@@ -103,7 +104,7 @@ def headline(dataset: Dataset, *, shortened: bool = False) -> Headline:
     seeds = sorted({run.seed for run in runs})
     warnings = [
         "drawn miniature images, not photographs" if dataset.kind == "miniature" else "",
-        "shortened training" if shortened else "",
+        _shortened(dataset, runs),
         "one seed" if len(by_seed) == 1 else "",
     ]
     return Headline(
@@ -193,11 +194,11 @@ def confusion(dataset: Dataset) -> Confusion:
     totals: dict[str, Int64[np.ndarray, "truth prediction"]] = {}
     counted: dict[str, int] = {}
     for method in dataset.methods:
-        matrices = [one["confusion"] for run in dataset.finished(method) if (one := evaluation(run)) is not None]
+        matrices = [one.confusion for run in dataset.finished(method) if (one := evaluation(run)) is not None]
         if matrices:
             totals[method], counted[method] = np.sum(matrices, axis=0), len(matrices)
     if not totals:
-        raise ValueError(f"no run has {EVALUATION}")
+        raise ValueError(f"no run has {STORED}")
     method = CONTRAST if CONTRAST in totals else next(iter(totals))
     names = _class_names(dataset)
     shares = {one: _rows_of_one(matrix) for one, matrix in totals.items()}
@@ -217,13 +218,20 @@ def confusion(dataset: Dataset) -> Confusion:
     return Confusion(method, names, shares[method], pairs, counted[method])
 
 
-def evaluation(run: Run) -> dict[str, np.ndarray] | None:
-    """Return the counts of a run by image and class; None where it has none."""
+def evaluation(run: Run) -> Stored | None:
+    """Return what each image adds to the scores of a run; None where that was not kept."""
     try:
-        with np.load(run.folder / EVALUATION, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError):
+        return load_evaluation(run.folder / STORED)
+    except ValueError:
         return None
+
+
+def _shortened(dataset: Dataset, runs: list[Run]) -> str:
+    """Say that runs were shorter than those of the preset, if they were."""
+    steps = next((run.result["steps"] for run in runs if run.result and "steps" in run.result), None)
+    if dataset.full_steps is None or steps is None or steps >= dataset.full_steps:
+        return ""
+    return f"shortened training, {steps} of {dataset.full_steps} steps"
 
 
 def _miou(run: Run) -> float | None:

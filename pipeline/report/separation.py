@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from pipeline.checkpoint import Loaded, load_segmentor
-from pipeline.evaluate import PAD_TO
+from pipeline.inference import PAD_TO
 from pipeline.rows import Stored, read_rows, split_rows
 from pipeline.shards import Shards
 

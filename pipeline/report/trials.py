@@ -98,7 +98,7 @@ def load_study(folder: Path) -> optuna.Study:
     """
     file = folder / STUDY_FILE
     if not file.exists():  # Optuna would make an empty one
-        raise ValueError(f"there is no {STUDY_FILE}")
+        raise ValueError(f"there is no {STUDY_FILE} in the search's folder")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.load_study(study_name=STUDY, storage=f"sqlite:///{file.resolve()}")
@@ -174,11 +174,6 @@ def about_search(search: Search) -> dict[str, Any]:
         rows.append((name, cells))
     rows.append(("state", [one["state"] for _, one in columns]))
     rows.append(("val mIoU, %", [percent(one["miou"]) for _, one in columns]))
-    gain, sentence = found.get("improvement"), ""
-    if gain is not None:
-        sentence = f"The best trial is {signed(gain)} points of mIoU above the one without contrast, of one seed each."
-    elif found.get("best") is None:
-        sentence = "No trial with contrast has come to its end."
     counts = ", ".join(f"{count} {state}" for state, count in (found.get("trials") or {}).items() if count)
     facts = [
         f"Trials: {counts}" if counts else "",
@@ -190,10 +185,32 @@ def about_search(search: Search) -> dict[str, Any]:
         else "",
     ]
     return {
-        "search_sentence": sentence,
+        "search_sentence": _verdict(found),
         "search_facts": "; ".join(filter(None, facts)) + ".",
         "search_columns": [column for column, _ in columns],
         "search_rows": rows if columns else [],
         "best_trial": (found.get("best") or {}).get("number"),
         "has_reasons": any(one.reason for one in search.trials),
     }
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    """Say in a sentence what the best trial is above the one without contrast."""
+    if found.get("best") is None:
+        return "No trial with contrast has come to its end."
+    gain = found.get("improvement")
+    if gain is None:
+        return "The baseline without contrast has not come to its end: nothing to compare with."
+    noise = found.get("improvement_noise") or {}
+    subject = "The best trial against the one without contrast"
+    if noise.get("standard_error") is not None:
+        error = percent(noise["standard_error"])
+        return (
+            f"{subject}: {signed(gain)} ± {error} points of mIoU (mean and standard error of {noise['seeds']} seeds)."
+        )
+    if noise.get("image_interval"):
+        low, high = noise["image_interval"]
+        interval = f"95 % interval by the choice of images {signed(low)} to {signed(high)}"
+        none = ", which includes 0: no difference shown" if low <= 0 <= high else ""
+        return f"{subject}: {signed(gain)} points of mIoU ({interval}{none}), of one seed each."
+    return f"{subject}: {signed(gain)} points of mIoU, of one seed each."
