@@ -7,7 +7,8 @@ from typing import Any
 
 from pipeline.report.folder import Contents, Run
 from pipeline.report.text import NONE, percent, plain
-from pipeline.report.trials import STUDY_FILE, Search
+from pipeline.report.trials import Search
+from pipeline.study_storage import STUDY_FILE
 from pixcon_core.config import RunConfig, flatten, override
 from pixcon_core.presets import PRESETS
 

@@ -7,21 +7,22 @@ from markupsafe import Markup
 from pipeline.report.folder import BASELINE
 from pipeline.report.plots import FIRST, MUTED, SECOND, Line, Points, chart
 from pipeline.report.text import short
-from pipeline.report.trials import Search, Trial
+from pipeline.report.trials import Search
+from pipeline.study import Record
 
 STATES = {"complete": (SECOND, "o"), "stopped": (MUTED, "v"), "failed": (FIRST, "x"), "running": (MUTED, "+")}
 """How a trial ended: colour and mark."""
 
 
-def history(trials: list[Trial]) -> Markup | None:
+def history(trials: list[Record]) -> Markup | None:
     """Return the score of each trial, and the best of the complete ones so far."""
-    scored = [one for one in trials if one.miou is not None]
+    scored = [one for one in trials if one.points]
     if not scored:
         return None
     series: list[Line | Points] = []
     best: list[tuple[int, float]] = []
     for one in trials:
-        if one.state == "complete" and one.role != BASELINE and one.miou is not None:
+        if one.state == "complete" and one.role != BASELINE:
             best.append((one.number, max(one.miou, best[-1][1] if best else 0.0)))
     if best:
         xs, ys = zip(*best, strict=True)
@@ -33,16 +34,14 @@ def history(trials: list[Trial]) -> Markup | None:
     for state, (colour, marker) in STATES.items():
         mine = [one for one in scored if one.state == state and one.role != BASELINE]
         if mine:
-            series.append(
-                Points([one.number for one in mine], [100 * (one.miou or 0) for one in mine], state, colour, marker)
-            )
+            series.append(Points([one.number for one in mine], [100 * one.miou for one in mine], state, colour, marker))
     reached = f"; the best complete one has {100 * best[-1][1]:.1f} %" if best else ""
     without = f", without contrast {100 * base:.1f} %" if base is not None else ""
     alt = f"mIoU of {len(scored)} trials in their order{reached}{without}."
     return chart(alt, series, x="trial", y="val mIoU, %")
 
 
-def by_step(trials: list[Trial]) -> Markup | None:
+def by_step(trials: list[Record]) -> Markup | None:
     """Return the scores of each trial while it was trained."""
     lines = []
     labelled: set[str] = set()
@@ -68,17 +67,22 @@ def by_step(trials: list[Trial]) -> Markup | None:
 
 
 def slices(search: Search) -> list[Markup]:
-    """Return mIoU by the value of each setting, of complete trials with contrast."""
-    complete = [one for one in search.trials if one.state == "complete" and one.role != BASELINE and one.miou]
+    """Return mIoU by the value of each setting, of trials with contrast at the step that importance is of."""
+    if search.importance is None:
+        return []
+    step = search.importance.step
+    there = [one for one in search.trials if one.role != BASELINE and step in one.points]
     charts = []
     for name in search.settings:
-        mine = [(one.changes[name], 100 * (one.miou or 0)) for one in complete if name in one.changes]
+        mine = [
+            (one.changes[name], 100 * one.points[step]) for one in there if step is not None and name in one.changes
+        ]
         if len(mine) < 2:
             continue
         mine.sort(key=lambda pair: (str(type(pair[0])), pair[0] if _is_number(pair[0]) else str(pair[0])))
         values, scores = zip(*mine, strict=True)
         numeric = all(_is_number(value) for value in values)
-        alt = f"mIoU by {name}, of {len(mine)} complete trials: " + "; ".join(
+        alt = f"mIoU at step {step} by {name}, of {len(mine)} trials: " + "; ".join(
             f"{short(value)}: {score:.1f} %" for value, score in mine
         )
         xs = values if numeric else [str(value) for value in values]

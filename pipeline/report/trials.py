@@ -2,45 +2,24 @@
 
 import json
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial, TrialState
 
+from pipeline.options import load
 from pipeline.progress import duration
 from pipeline.report.folder import read_json
 from pipeline.report.text import NONE, percent, short, signed
+from pipeline.search_report import BEST, TRIALS
+from pipeline.study import Record, records
+from pipeline.study_storage import STUDY_FILE, STUDY_NAME, open_storage
 
-BEST, TRIALS = "best.json", "trials.json"
-STUDY, STUDY_FILE = "search", "study.db"
-FEW_TRIALS = 20
-"""With fewer complete trials, importance is a hint at most."""
-
-
-class Trial(NamedTuple):
-    """A trial, as `trials.json` has it."""
-
-    number: int
-    role: str
-    state: str
-    changes: dict[str, Any]
-    points: dict[int, float]
-    """mIoU by step."""
-    seconds: float
-    reason: str
-
-    @property
-    def step(self) -> int:
-        """The last step with a score."""
-        return max(self.points, default=0)
-
-    @property
-    def miou(self) -> float | None:
-        """The last score."""
-        return self.points[self.step] if self.points else None
+MIN_TRIALS, FEW_TRIALS = 4, 20
+"""With fewer trials there is no importance; or it is a hint at most."""
 
 
 class Importance(NamedTuple):
@@ -48,8 +27,10 @@ class Importance(NamedTuple):
 
     shares: dict[str, float]
     """The largest first; they add up to 1."""
+    step: int
+    """Scores at this step: the latest that at least half of the trials reached."""
     trials: int
-    """Complete ones that it is made of."""
+    """So many did."""
 
 
 class Search(NamedTuple):
@@ -60,7 +41,7 @@ class Search(NamedTuple):
     """`best.json`."""
     settings: list[str]
     """Those that were searched."""
-    trials: list[Trial]
+    trials: list[Record]
     logarithmic: frozenset[str]
     """Those of them that were searched by their logarithm, where the study says so."""
     importance: Importance | None
@@ -74,61 +55,67 @@ def read_search(folder: Path) -> Search:
     Raises:
         ValueError: If it has no trials yet.
     """
-    trials = _read_trials(folder / TRIALS)
-    best = read_json(folder / BEST) or {}
-    if not trials:
-        raise ValueError(f"{folder.name} has no trials yet")
-    settings = list(best.get("start_values") or {}) or sorted({name for one in trials for name in one.changes})
-    logarithmic: frozenset[str] = frozenset()
-    importance, missing = None, ""
+    study, importance, missing = None, None, ""
     try:
         study = load_study(folder)
-        logarithmic = _logarithmic(study)
         importance = importances(study)
     except Exception as error:  # of many kinds: a database that is locked, damaged or of another version
         missing = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    trials = records(study) if study else _read_trials(folder / TRIALS)
+    if not trials:
+        raise ValueError(f"{folder.name} has no trials yet")
+    best = read_json(folder / BEST) or {}
+    settings = list(best.get("start_values") or {}) or sorted({name for one in trials for name in one.changes})
+    logarithmic = _logarithmic(study) if study else frozenset()
     return Search(folder.name, best, settings, trials, logarithmic, importance, missing)
 
 
 def load_study(folder: Path) -> optuna.Study:
-    """Open the study of a search's folder.
+    """Open the study of a search's folder, wherever it lies.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If it is not there, or its storage cannot be used.
     """
-    file = folder / STUDY_FILE
-    if not file.exists():  # Optuna would make an empty one
-        raise ValueError(f"there is no {STUDY_FILE} in the search's folder")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.load_study(study_name=STUDY, storage=f"sqlite:///{file.resolve()}")
+    search = load(folder).search
+    url = search.storage if search else None
+    file = folder / (STUDY_FILE if url is None else STUDY_NAME)
+    if not file.exists():  # Optuna would make a new one
+        raise ValueError(f"there is no {file.name} in the search's folder")
+    if url is not None and "***" in url:
+        raise ValueError(f"the study lies in {url}, whose password is not written down")
+    storage, name = open_storage(url, folder)
+    return optuna.load_study(study_name=name, storage=storage)
 
 
 def importances(study: optuna.Study) -> Importance:
     """Return the importance of each setting by fANOVA.
 
-    Of complete trials with settings: the baseline has none, and scores of trials that were stopped early are of fewer
-    steps.
+    Early stopping leaves few complete trials, so scores are taken at the latest step that at least half of the trials
+    reached. The baseline has no settings and is left out.
 
     Raises:
-        ValueError: If there are too few of them, or all score alike.
+        ValueError: If there are too few trials, or all score alike.
     """
-    complete = [one for one in study.get_trials(deepcopy=False) if _counts(one)]
-    if len(complete) < 3:
-        raise ValueError(f"importance needs three complete trials with contrast, and there are {len(complete)}")
-    if len({one.value for one in complete}) == 1:
-        raise ValueError("all complete trials have the same mIoU")
+    scored = [one for one in study.get_trials(deepcopy=False) if one.params and one.intermediate_values]
+    counts = Counter(step for one in scored for step in one.intermediate_values)
+    enough = max(MIN_TRIALS, -(-len(scored) // 2))
+    step = max((step for step, count in counts.items() if count >= enough), default=None)
+    if step is None:
+        raise ValueError(f"it needs scores of {enough} trials at the same step, and there are {len(scored)} trials")
+    there = [one for one in scored if step in one.intermediate_values]
+    if len({one.intermediate_values[step] for one in there}) == 1:
+        raise ValueError("all trials have the same mIoU")
+    alone = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    alone.add_trials(
+        optuna.trial.create_trial(
+            params=one.params, distributions=one.distributions, value=one.intermediate_values[step]
+        )
+        for one in there
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        alone = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
-        alone.add_trials(complete)
         found = get_param_importances(alone, evaluator=FanovaImportanceEvaluator(seed=0))
-    return Importance({name: float(share) for name, share in found.items()}, len(complete))
-
-
-def _counts(one: FrozenTrial) -> bool:
-    return one.state == TrialState.COMPLETE and bool(one.params) and one.value is not None
+    return Importance({name: float(share) for name, share in found.items()}, step, len(there))
 
 
 def _logarithmic(study: optuna.Study) -> frozenset[str]:
@@ -141,21 +128,10 @@ def _logarithmic(study: optuna.Study) -> frozenset[str]:
     )
 
 
-def _read_trials(file: Path) -> list[Trial]:
+def _read_trials(file: Path) -> list[Record]:
     try:
         listed = json.loads(file.read_text())
-        return [
-            Trial(
-                int(one["number"]),
-                one["role"],
-                one["state"],
-                one["changes"],
-                {int(step): float(miou) for step, miou in one["points"].items()},
-                float(one["seconds"]),
-                one["reason"],
-            )
-            for one in listed
-        ]
+        return [Record(**one | {"points": {int(step): miou for step, miou in one["points"].items()}}) for one in listed]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
 
