@@ -13,11 +13,22 @@ BYTES_PER_PIXEL = 4
 """Three of the image, one of its label."""
 
 
-def keep_decoded(shards: Shards, split: str, config: RunConfig) -> Cache | None:
+def decoded_size(shards: Shards, split: str) -> int:
+    """Return the bytes that a split takes decoded."""
+    return BYTES_PER_PIXEL * shards.splits[split].num_pixels
+
+
+def keep_decoded(shards: Shards, split: str, config: RunConfig, *, taken: int = 0) -> Cache | None:
     """Begin to decode a split into the object store, if the configuration says so.
 
     Returns at once. The images stay as long as this process holds what it gets, and are decoded again if a node that
     has them is lost.
+
+    Args:
+        shards: The data set.
+        split: Which of its splits.
+        config: Of the run.
+        taken: Bytes of `ingest.cache_share` that another split has already.
 
     Returns:
         The images; None where they are to be read and decoded each time they are seen.
@@ -29,15 +40,16 @@ def keep_decoded(shards: Shards, split: str, config: RunConfig) -> Cache | None:
     images_seen = config.train.steps * config.train.batch_size
     if wanted == "off" or (wanted == "auto" and images_seen <= part.num_images):
         return None
-    size = BYTES_PER_PIXEL * part.num_pixels
-    room = config.ingest.cache_share * ray.cluster_resources().get("object_store_memory", 0.0)
+    size = decoded_size(shards, split)
+    room = config.ingest.cache_share * ray.cluster_resources().get("object_store_memory", 0.0) - taken
     if size > room:
         if wanted == "auto":
             return None
         raise ValueError(
             f"ingest.cache=on: the {part.num_images} images of split {split} take {size / 1e9:.1f} GB decoded, and"
-            f" ingest.cache_share={config.ingest.cache_share} of Ray's object store is {room / 1e9:.1f} GB. Start Ray"
-            " with a larger one (ray start --object-store-memory), or set ingest.cache=off."
+            f" ingest.cache_share={config.ingest.cache_share} of Ray's object store is {(room + taken) / 1e9:.1f} GB,"
+            f" of which {taken / 1e9:.1f} GB are taken. Start Ray with a larger one (ray start --object-store-memory),"
+            " or set ingest.cache=off."
         )
     # Half a CPU: what waits for images holds a whole one.
     decode = ray.remote(num_cpus=0.5)(_decode)

@@ -1,8 +1,8 @@
 """Ray Train's TorchTrainer around the training loop: workers, checkpoints, restarts."""
 
+import contextlib
 import shutil
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +10,18 @@ import ray
 import ray.exceptions
 import ray.train
 import ray.train.torch
-from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, UserCallback
 
-from pipeline.checkpoint import CheckpointError
-from pipeline.ingest import Batch, stream
-from pipeline.rows import Unreadable
 from pipeline.session import quiet_data_logs
-from pipeline.shard_file import Skipped
-from pipeline.shards import check_bad_share
-from pipeline.train import DivergedError, Job, Worker, set_up, train
+from pipeline.train import Job, Worker, set_up
+from pipeline.worker import telling, work
 from pixcon_core.config import TrainConfig
+
+TRAIN_FOLDER = "train"
 
 
 class TrainingError(RuntimeError):
     """Workers failed, again and again."""
-
-
-class TooManySkippedError(ValueError):
-    """More images cannot be read than may be."""
 
 
 def fit(job: Job, mailbox: Any, folder: Path) -> Path:
@@ -49,25 +43,8 @@ def fit(job: Job, mailbox: Any, folder: Path) -> Path:
     if final.exists():
         return final
     config = job.config.train
-    use_gpu = wants_gpu(config)
-    trainer = ray.train.torch.TorchTrainer(
-        _train_worker,
-        train_loop_config={"job": job, "mailbox": mailbox},
-        # NCCL has no use where one process trains alone.
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu and config.num_workers > 1 else "gloo"),
-        scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=use_gpu),
-        run_config=ray.train.RunConfig(
-            name="train",
-            storage_path=str(folder.resolve()),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-            failure_config=FailureConfig(max_failures=2),
-        ),
-    )
-    try:
-        result = trainer.fit()
-    except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
-        cause = str(error).strip().splitlines()[-1]
-        raise TrainingError(f"training failed: {cause}") from error
+    parameters = {"job": job, "mailbox": mailbox}
+    result = run_workers(_train_worker, parameters, config, folder, use_gpu=wants_gpu(config))
     failure = ray.get(mailbox.failure.remote())
     if failure is not None:
         raise failure
@@ -77,7 +54,7 @@ def fit(job: Job, mailbox: Any, folder: Path) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(newest, partial)
         partial.rename(final)
-    shutil.rmtree(folder / "train", ignore_errors=True)
+    shutil.rmtree(folder / TRAIN_FOLDER, ignore_errors=True)
     return final
 
 
@@ -101,57 +78,76 @@ def wants_gpu(config: TrainConfig) -> bool:
     return config.device == "cuda" or (config.device == "auto" and gpus >= config.num_workers)
 
 
-def _train_worker(parameters: dict[str, Any]) -> None:
-    job, mailbox = parameters["job"], parameters["mailbox"]
+def run_workers(
+    loop: Callable[[dict[str, Any]], None],
+    parameters: dict[str, Any],
+    config: TrainConfig,
+    folder: Path,
+    *,
+    use_gpu: bool,
+    resources: dict[str, float] | None = None,
+    placing_tries: int = -1,
+    callbacks: Sequence[UserCallback] = (),
+) -> ray.train.Result:
+    """Run a function in `train.num_workers` processes side by side; start all again if one of them dies.
+
+    Args:
+        loop: Run in each process.
+        parameters: What it is given.
+        config: Of the training.
+        folder: Ray Train keeps its state in `folder/train`.
+        use_gpu: Each process has a GPU.
+        resources: What Ray sets aside for each; None is a GPU, or a CPU where there are none.
+        placing_tries: So often Ray looks for room for them, for a minute each time; -1 is without end.
+        callbacks: Called by Ray Train.
+
+    Raises:
+        TrainingError: If processes failed and trying again did not help.
+    """
+    trainer = ray.train.torch.TorchTrainer(
+        loop,
+        train_loop_config=parameters,
+        # NCCL has no use where one process trains alone.
+        torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu and config.num_workers > 1 else "gloo"),
+        scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=use_gpu, resources_per_worker=resources),
+        run_config=ray.train.RunConfig(
+            name=TRAIN_FOLDER,
+            storage_path=str(folder.resolve()),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            failure_config=FailureConfig(max_failures=2, controller_failure_limit=placing_tries),  # type: ignore[call-arg]
+            callbacks=list(callbacks),  # type: ignore[arg-type]
+        ),
+    )
+    try:
+        return trainer.fit()
+    except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
+        cause = str(error).strip().splitlines()[-1]
+        raise TrainingError(f"training failed: {cause}") from error
+
+
+def this_worker(num_sharing: int = 1) -> Worker:
+    """Return which worker of Ray Train's this process is, with PyTorch set up for it.
+
+    Args:
+        num_sharing: So many such trainings share the machine.
+    """
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
-    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
-    set_up(device, context.get_local_world_size())
+    set_up(device, context.get_local_world_size() * num_sharing)
     quiet_data_logs()
+    return Worker(context.get_world_rank(), context.get_world_size(), device)
+
+
+def _train_worker(parameters: dict[str, Any]) -> None:
+    job, mailbox = parameters["job"], parameters["mailbox"]
+    worker = this_worker()
     if ray.get(mailbox.failure.remote()) is not None:
         return  # started again, after a rank gave up
-
-    def batches(first_step: int) -> Iterator[Batch]:
-        return stream(
-            job.plan(worker),
-            job.config.ingest,
-            first_step=first_step,
-            last_step=job.config.train.steps,
-            on_unreadable=partial(_skip, job, mailbox),
-        )
 
     def keep(folder: Path) -> None:
         written = ray.train.Checkpoint.from_directory(folder) if worker.rank == 0 else None
         ray.train.report({}, checkpoint=written)
 
     newest = ray.train.get_checkpoint()
-    try:
-        if newest is None:
-            train(job, worker, batches, start=None, put=mailbox.put.remote, keep=keep)
-        else:
-            with newest.as_directory() as folder:
-                train(job, worker, batches, start=Path(folder), put=mailbox.put.remote, keep=keep)
-    except DivergedError as error:
-        # All ranks see the same loss and end here. Not an error to Ray, which would only try the same again.
-        if worker.rank == 0:
-            ray.get(mailbox.fail.remote(error))
-    except (TooManySkippedError, CheckpointError) as error:
-        ray.get(mailbox.fail.remote(ValueError(str(error))))
-        if worker.world_size > 1:
-            raise  # the other ranks wait for this one: Ray ends them, and starts all again, to end at once
-
-
-def _skip(job: Job, mailbox: Any, one: Unreadable) -> None:
-    """Report an image of the training split that cannot be read.
-
-    Raises:
-        TooManySkippedError: If there are more than `ingest.max_bad_share` allows.
-    """
-    split, shards = "train", job.shards
-    found = ray.get(mailbox.skip.remote(Skipped(split, *one)))
-    before = [other for other in shards.skipped if other.split == split]
-    total = shards.splits[split].num_images + len(before)
-    try:
-        check_bad_share(shards.dataset, split, [*before, *found], total, job.config.ingest.max_bad_share)
-    except ValueError as error:
-        raise TooManySkippedError(str(error)) from None
+    with telling(mailbox, worker), contextlib.nullcontext() if newest is None else newest.as_directory() as start:
+        work(job, worker, mailbox, start=None if start is None else Path(start), put=mailbox.put.remote, keep=keep)

@@ -17,11 +17,11 @@ from pipeline.evaluate import Evaluation, evaluate, save_evaluation
 from pipeline.fit import fit, wants_gpu
 from pipeline.options import RESULT, Request, store
 from pipeline.prepare import prepare_with_bar
-from pipeline.progress import SKIPPED, Bar, MetricsLog, Record, duration, follow, open_mailbox, whole_lines
+from pipeline.progress import SKIPPED, Bar, MetricsLog, Record, duration, follow, open_mailbox
 from pipeline.result import print_scores, score_fields
 from pipeline.session import ray_session
-from pipeline.shard_file import Skipped
 from pipeline.shards import Shards
+from pipeline.skipping import load_skipped, skipped_line, store_skipped
 from pipeline.sources import dataset_spec, find_all_pairs, find_root, fingerprint
 from pipeline.train import Job
 from pixcon_core.config import RunConfig
@@ -31,8 +31,6 @@ from pixcon_core.models import fetch_pretrained, pretrained_source
 NUM_EXAMPLES = 4
 NUM_NAMED = 10
 """So many skipped images are named in the summary."""
-SKIPPED_FILE = "skipped.jsonl"
-"""In the run folder: images that could not be read in training."""
 
 
 class Source(NamedTuple):
@@ -100,7 +98,7 @@ def prepare_data(source: Source, config: RunConfig, out: Path) -> Shards:
     folder = out / "shards" / f"{spec.name}-{fingerprint(spec, source.pairs)}"
     shards = prepare_with_bar(spec, source.pairs, str(folder), config.ingest.max_bad_share)
     for one in shards.skipped:
-        _print_skipped(one)
+        print(skipped_line(one))
     check_counts(config, shards.splits["train"].num_images)
     return shards
 
@@ -127,31 +125,20 @@ def _train(job: Job, folder: Path) -> Path:
 
     def on_record(record: Record) -> None:
         if SKIPPED in record:
-            with (folder / SKIPPED_FILE).open("a") as file:
-                file.write(json.dumps(record[SKIPPED]._asdict()) + "\n")
-            _print_skipped(record[SKIPPED])
+            store_skipped(folder, record[SKIPPED])
+            print(skipped_line(record[SKIPPED]))
             return
         log.write(record)
         shown = {name: record[name] for name in ("loss", "contrast") if name in record}
         bar.update(record["step"], job.config.train.steps, **shown)
 
-    mailbox = open_mailbox(_skipped_in_training(folder))
+    mailbox = open_mailbox(load_skipped(folder))
     try:
         with follow(mailbox, on_record):
             return fit(job, mailbox, folder)
     finally:
         bar.close()
         log.close()
-
-
-def _skipped_in_training(folder: Path) -> list[Skipped]:
-    """Return the images that could not be read in training, before a resume as well."""
-    file = folder / SKIPPED_FILE
-    return [Skipped(**json.loads(line)) for line in whole_lines(file)]
-
-
-def _print_skipped(one: Skipped) -> None:
-    print(f"Skipped {one.split}/{one.id}: {one.reason}")
 
 
 def _evaluate(checkpoint: Path, shards: Shards, use_gpu: bool) -> Evaluation:
@@ -165,7 +152,7 @@ def _evaluate(checkpoint: Path, shards: Shards, use_gpu: bool) -> Evaluation:
     )
     bar.close()
     for one in evaluation.skipped:
-        _print_skipped(one)
+        print(skipped_line(one))
     return evaluation
 
 
@@ -181,7 +168,7 @@ def _write_result(folder: Path, config: RunConfig, shards: Shards, evaluation: E
         "seconds": round(seconds, 1),
         "images_per_second": last["images_per_second"],
         "data_wait": last["data_wait"],
-        "skipped": [one._asdict() for one in (*shards.skipped, *_skipped_in_training(folder), *evaluation.skipped)],
+        "skipped": [one._asdict() for one in (*shards.skipped, *load_skipped(folder), *evaluation.skipped)],
         "checkpoint": str(folder / "checkpoint"),
         "picture": str(folder / "predictions.png"),
     }

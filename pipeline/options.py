@@ -18,7 +18,7 @@ from typing import Annotated, NamedTuple, NoReturn, TypeVar
 
 import tyro
 
-from pipeline.search_options import SearchOptions
+from pipeline.search_options import SearchOptions, masked
 from pixcon_core.config import RunConfig, flatten, override
 from pixcon_core.presets import PRESETS, default_preset
 
@@ -111,7 +111,8 @@ def store(folder: Path, preset: str, config: RunConfig, search: SearchOptions | 
     """Write the resolved configuration into a run folder."""
     stored = {"preset": preset, "config": dataclasses.asdict(config)}
     if search is not None:
-        stored["search"] = dataclasses.asdict(search)
+        storage = None if search.storage is None else masked(search.storage)
+        stored["search"] = dataclasses.asdict(dataclasses.replace(search, storage=storage))
     temporary = folder / f"{CONFIG}.tmp"
     temporary.write_text(json.dumps(stored, indent=1) + "\n")
     temporary.rename(folder / CONFIG)
@@ -215,8 +216,12 @@ def _check_search(options: Options, stored: SearchOptions | None) -> None:
         return
     if options.dry_run:
         raise ValueError("--dry_run is of one run; leave out --search to see what a trial takes.")
-    for name in ("space", "trial_steps") if stored else ():
+    for name in ("space", "trial_steps", "seeds_per_trial", "storage") if stored else ():
         there, asked = getattr(stored, name), getattr(given, name)
+        if name == "storage" and asked is not None:
+            if "***" in asked:
+                raise ValueError(f"--resume: the password of {asked} is not written down. Give --storage again.")
+            asked = masked(asked)
         if there != asked:
             raise ValueError(
                 f"--resume: --{name} is {there} in the search that is gone on with, not {asked}. Leave it out, or"

@@ -10,24 +10,28 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import optuna
-import ray
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
 
-from pipeline.cache import Cache, keep_decoded
-from pipeline.fit import TrainingError, wants_gpu
+from pipeline.cache import decoded_size, keep_decoded
+from pipeline.fit import TrainingError
+from pipeline.hunt import Hunt
 from pipeline.journey import find_data, new_folder, prepare_data
 from pipeline.options import Request, store
+from pipeline.placing import Places, check_places, find_places
+from pipeline.progress import follow, open_mailbox
+from pipeline.report import try_report
 from pipeline.search_options import SearchOptions
-from pipeline.search_report import BEST, Table, print_end, write_best, write_trials
+from pipeline.search_report import BEST
 from pipeline.session import ray_session
 from pipeline.shards import Shards
-from pipeline.space import Space, load_space, starting_values
-from pipeline.study import Record, StudyScheduler, StudySearch, best_of, enqueue_first, open_study, records
+from pipeline.skipping import load_skipped
+from pipeline.space import load_space, starting_values
+from pipeline.study import Sampling, StudyScheduler, StudySearch, enqueue_first, open_study, records
+from pipeline.study_storage import check_storage
 from pipeline.train import Job
-from pipeline.trial import Task, newest_checkpoint, run_trial, val_rows
+from pipeline.trial import Task, run_trial, val_rows
 from pixcon_core.config import RunConfig
 from pixcon_core.models import fetch_pretrained
 
@@ -46,30 +50,37 @@ def search(request: Request, options: SearchOptions) -> Path:
         TrainingError: If every trial failed.
         KeyboardInterrupt: If it was stopped by hand, after the best so far is shown and written.
     """
+    began = time.monotonic()
     config = trial_config(request.config, options)
     space = load_space(options.space, config)
+    if options.storage is not None:
+        check_storage(options.storage)
     source = find_data(config, request.out)
     fetch_pretrained(config.model)
     folder = request.unfinished or new_folder(request.out, f"{source.spec.name}-search")
+    study = open_study(folder, options.storage)
     store(folder, request.preset, request.config, options)
     print(f"Run folder: {folder} (preset {request.preset}, space {options.space})")
-    with ray_session(folder / "logs"):
-        at_once, resources = places(config, options)
+    # Trials with several workers leave theirs behind when they are stopped early; what removes them asks the dashboard.
+    with ray_session(folder / "logs", dashboard=config.train.num_workers > 1):
+        places = find_places(config, options)
         shards = prepare_data(source, config, request.out)
-        study = open_study(folder, config.seed, options.trials)
         enqueue_first(study, {name: starting_values(config)[name] for name in space})
         finished = sum(one.state != "running" for one in records(study))
+        seeds = f" with {options.seeds_per_trial} seeds" if options.seeds_per_trial > 1 else ""
         print(
-            f"Search: {options.trials} trials, {finished} of them done, {at_once} at once; each {config.train.steps}"
-            f" steps, scored every {config.train.checkpoint_every}"
+            f"Search: {options.trials} trials, {finished} of them done, {places.at_once} at once; each"
+            f" {config.train.steps} steps{seeds}, scored every {config.train.checkpoint_every}"
         )
-        task = _task(config, shards, folder, at_once, options.trials)
-        hunt = _Hunt(request, options, task, study, space)
+        task = make_task(config, options, shards, folder, places)
+        hunt = Hunt(request, options, task, study, space, began)
         try:
             if finished < options.trials and not hunt.is_over_budget:
-                _tune(hunt, resources, options.trials - finished)
+                with follow(task.mailbox, hunt.on_message):
+                    _tune(hunt, places, options.trials - finished)
         finally:
             hunt.end()
+    try_report(folder)
     if not any(one.points for one in records(study)):
         reasons = [one.reason for one in records(study) if one.reason]
         raise TrainingError(f"every trial failed, the first one so: {reasons[0]}." if reasons else "no trial ran.")
@@ -82,11 +93,7 @@ def trial_config(config: RunConfig, options: SearchOptions) -> RunConfig:
     Raises:
         ValueError: If trials cannot be run so.
     """
-    if config.train.num_workers > 1:
-        raise ValueError(
-            f"--search: trials have one worker each, but train.num_workers is {config.train.num_workers}. Leave it"
-            " out, and use --concurrent to keep the machine busy."
-        )
+    check_places(config, options)
     if config.contrast.weight == 0:
         raise ValueError("--search: contrast.weight is 0, so there is nothing to search. Leave it out.")
     steps = options.steps(config)
@@ -94,127 +101,45 @@ def trial_config(config: RunConfig, options: SearchOptions) -> RunConfig:
     return replace(config, train=replace(config.train, steps=steps, checkpoint_every=every))
 
 
-def places(config: RunConfig, options: SearchOptions) -> tuple[int, dict[str, float]]:
-    """Return how many trials run at once, and what Ray sets aside for each.
-
-    Raises:
-        ValueError: If so many do not fit.
-    """
-    gpus = int(ray.cluster_resources().get("GPU", 0)) if wants_gpu(config.train) else 0
-    cpus = int(ray.cluster_resources()["CPU"])
-    at_once = options.concurrent or gpus or min(4, len(os.sched_getaffinity(0)))
-    if at_once >= cpus:
-        raise ValueError(
-            f"--concurrent must be less than the CPUs that Ray has ({cpus}), so that one is left to read images, but"
-            f" got {at_once}."
-        )
-    return min(at_once, options.trials), {"cpu": 1, **({"gpu": min(1.0, gpus / at_once)} if gpus else {})}
-
-
-def _task(config: RunConfig, shards: Shards, folder: Path, at_once: int, trials: int) -> Task:
+def make_task(config: RunConfig, options: SearchOptions, shards: Shards, folder: Path, places: Places) -> Task:
+    """Return what all trials have in common; images begin to be decoded for them."""
     # Whether decoding once pays is a question of all trials together.
-    together = replace(config, train=replace(config.train, steps=config.train.steps * trials))
-    caches: list[Cache | None] = [keep_decoded(shards, split, together) for split in ("train", "val")]
+    steps = config.train.steps * options.trials * options.seeds_per_trial
+    together = replace(config, train=replace(config.train, steps=steps))
+    cache = keep_decoded(shards, "train", together)
+    val_cache = keep_decoded(shards, "val", together, taken=decoded_size(shards, "train") if cache else 0)
     return Task(
-        Job(config, shards, caches[0]),
+        Job(config, shards, cache),
         (folder / TRIALS_FOLDER).resolve(),
         val_rows(shards, VAL_IMAGES),
-        caches[1],
-        at_once,
+        val_cache,
+        open_mailbox(load_skipped(folder)),
+        at_once=places.at_once,
+        num_seeds=options.seeds_per_trial,
+        use_gpu=places.use_gpu,
+        worker_resources=places.worker,
     )
 
 
-class _Hunt:
-    """A search that goes on: what is shown and written after each score and at the end."""
-
-    def __init__(self, request: Request, options: SearchOptions, task: Task, study: optuna.Study, space: Space) -> None:
-        self.options, self.task, self.study, self.space = options, task, study, space
-        self.config, self.folder = task.job.config, task.folder.parent
-        self._preset, self._checkpoint_every = request.preset, request.config.train.checkpoint_every
-        self._start_values = {name: starting_values(self.config)[name] for name in space}
-        self._before: float = study.user_attrs.get("seconds", 0.0)
-        self._began = time.monotonic()
-        self._table = Table(space, self.config.train.steps)
-        for one in records(study):
-            self._table.show(one)
-        self._tidy()
-
-    @property
-    def seconds(self) -> float:
-        """So long it went on, before a resume as well."""
-        return self._before + time.monotonic() - self._began
-
-    @property
-    def seconds_left(self) -> float | None:
-        """What is left of the budget."""
-        budget = self.options.budget_seconds
-        return None if budget is None else budget - self.seconds
-
-    @property
-    def is_over_budget(self) -> bool:
-        """Whether nothing is left of it."""
-        return self.seconds_left is not None and self.seconds_left <= 0
-
-    def on_change(self, one: Record) -> None:
-        """Show and write down what a trial has come to."""
-        self._table.show(one)
-        self.study.set_user_attr("seconds", self.seconds)
-        if one.state != "running":
-            self._tidy()
-            self._write()
-
-    def end(self) -> None:
-        """Show and write what was found."""
-        self._table.close()
-        self._tidy()
-        print_end(self._write(), self.folder)
-
-    def _write(self) -> dict[str, Any]:
-        found = records(self.study)
-        write_trials(self.folder, found)
-        scored, there = len(self.task.val_rows), self.task.job.shards.splits["val"].num_images
-        facts = {
-            "space": self.options.space,
-            "val_images": f"{scored} images" if scored == there else f"{scored} of {there} images",
-            "seconds": round(self.seconds, 1),
-        }
-        # The command is that of a run, whose checkpoints need not be a trial's.
-        as_run = replace(self.config.train, checkpoint_every=self._checkpoint_every)
-        config = replace(self.config, train=as_run)
-        return write_best(self.folder, self._preset, config, self._start_values, found, facts)
-
-    def _tidy(self) -> None:
-        """Keep the best trial's checkpoint and those of running trials, no others."""
-        found = records(self.study)
-        best = best_of(found)
-        for one in found:
-            place = self.task.folder / str(one.number)
-            newest = newest_checkpoint(place)
-            if one.state == "running" or newest is None:
-                continue
-            if one == best:
-                shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
-                newest.rename(self.folder / "checkpoint")
-            for rest in (*place.glob("checkpoint-*"), place / "partial"):
-                shutil.rmtree(rest, ignore_errors=True)
-
-
-def _tune(hunt: _Hunt, resources: dict[str, float], num_trials: int) -> None:
+def _tune(hunt: Hunt, places: Places, num_trials: int) -> None:
     os.environ |= {
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: trials that run then stay as begun, to be gone on with
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # files that nobody reads
         "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box whatever its verbosity is
         "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths stay what they are
     }
-    steps, grace = hunt.config.train.steps, hunt.config.train.checkpoint_every
+    options, steps, grace = hunt.options, hunt.config.train.steps, hunt.config.train.checkpoint_every
+    sampling = Sampling(hunt.config.seed, options.trials, options.sampler == "random")
+    searcher = StudySearch(hunt.study, hunt.space, steps, sampling, hunt.on_change)
+    stopping = StudyScheduler(steps, grace, records(hunt.study)) if options.early_stopping else FIFOScheduler()
     shutil.rmtree(hunt.folder / TUNE_FOLDER, ignore_errors=True)  # of a search that was killed
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, task=hunt.task), resources),
+        tune.with_resources(tune.with_parameters(run_trial, task=hunt.task), places.trial),
         tune_config=tune.TuneConfig(
-            search_alg=StudySearch(hunt.study, hunt.space, steps, hunt.on_change),
-            scheduler=StudyScheduler(steps, grace, records(hunt.study)),
+            search_alg=searcher,
+            scheduler=stopping,
             num_samples=num_trials,
-            max_concurrent_trials=hunt.task.at_once,
+            max_concurrent_trials=places.at_once,
             time_budget_s=hunt.seconds_left,
             reuse_actors=True,  # a process that has imported PyTorch and Ray Data is the next trial's as well
         ),
@@ -230,3 +155,5 @@ def _tune(hunt: _Hunt, resources: dict[str, float], num_trials: int) -> None:
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(hunt.folder / TUNE_FOLDER)
+    if searcher.hopeless:
+        raise ValueError(searcher.hopeless)

@@ -2,6 +2,9 @@
 
 import re
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
 
 from pixcon_core.config import RunConfig
 
@@ -24,15 +27,38 @@ class SearchOptions:
     """No longer than this, for example 2h, 90m or 1h30m; None has no limit."""
 
     concurrent: int | None = None
-    """Trials at once; None is one for each GPU, or each CPU core up to four."""
+    """Trials at once; None is as many as there are GPUs for, or CPU cores, up to four."""
+
+    cpus_per_trial: float | None = None
+    """CPUs that Ray sets aside for each trial, shared by its workers; None is one for each worker."""
+
+    gpus_per_trial: float | None = None
+    """GPUs for each trial; a fraction where trials of one worker are to share one. None is one for each worker, shared
+    where --concurrent asks for more; 0 trains on CPUs."""
+
+    seeds_per_trial: int = 1
+    """Each trial trains with so many seeds, from --seed on, and is judged by the mean: for small data, where one seed
+    says little."""
+
+    storage: str | None = None
+    """Where the Optuna study lies: sqlite:///FILE, postgresql://..., mysql://... or journal:///FILE; None is study.db
+    in the run folder. $NAME in it is taken from the environment, also at --resume; a password is not written down."""
+
+    sampler: Annotated[Literal["tpe", "random"], tyro.conf.Suppress] = "tpe"
+    early_stopping: Annotated[bool, tyro.conf.Suppress] = True
+    # What benchmarks compare with.
 
     def __post_init__(self) -> None:
         if self.trials < 2:
             raise ValueError(f"trials must be >= 2, since start and baseline are two, but got {self.trials}.")
-        for name in ("trial_steps", "concurrent"):
+        for name in ("trial_steps", "concurrent", "seeds_per_trial"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, but got {value}.")
+        if self.cpus_per_trial is not None and self.cpus_per_trial <= 0:
+            raise ValueError(f"cpus_per_trial must be > 0, but got {self.cpus_per_trial}.")
+        if self.gpus_per_trial is not None and self.gpus_per_trial < 0:
+            raise ValueError(f"gpus_per_trial must be >= 0, but got {self.gpus_per_trial}.")
         if self.budget_seconds == 0:
             raise ValueError(f"budget must be a length of time like 2h, 90m or 1h30m, but got {self.budget!r}.")
 
@@ -48,3 +74,9 @@ class SearchOptions:
     def steps(self, config: RunConfig) -> int:
         """Return the steps of a trial."""
         return max(1, config.train.steps // 3) if self.trial_steps is None else self.trial_steps
+
+
+def masked(url: str) -> str:
+    """Return a URL without its password; names of environment variables are no secrets."""
+    url = re.sub(r"(://[^:/@]*:)(?!\$)[^@/]+@", r"\1***@", url)
+    return re.sub(r"([?&][^=&]*pass[^=&]*=)(?!\$)[^&]+", r"\1***", url, flags=re.IGNORECASE)

@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.options import flags
 from pipeline.progress import duration
@@ -34,6 +34,11 @@ class Table:
         else:
             self._running.pop(one.number, None)
             self._print_row(one)
+        self._print_running()
+
+    def note(self, line: str) -> None:
+        """Show a line of something else."""
+        self._print(line)
         self._print_running()
 
     def close(self) -> None:
@@ -66,13 +71,31 @@ class Table:
         print(line.rstrip(), flush=True)
 
 
+class Gain(NamedTuple):
+    """What the best trial is above the one without contrast, in mIoU, and how far that is noise."""
+
+    mean: float
+    """Over seeds."""
+    seeds: int
+    standard_error: float | None
+    """Of that mean, from the differences of the seeds; None of one seed."""
+    interval: tuple[float, float] | None
+    """Of one seed, by the choice of validation images: 95 % of the resamples lie in it."""
+
+
 def write_trials(folder: Path, found: list[Record]) -> None:
     """Write all trials into the run folder."""
     _write(folder / TRIALS, [one._asdict() for one in found])
 
 
 def write_best(
-    folder: Path, preset: str, config: RunConfig, start: Mapping[str, Any], found: list[Record], facts: dict[str, Any]
+    folder: Path,
+    preset: str,
+    config: RunConfig,
+    start: Mapping[str, Any],
+    found: list[Record],
+    gain: Gain | None,
+    facts: dict[str, Any],
 ) -> dict[str, Any]:
     """Write what was found into the run folder, and return it.
 
@@ -82,18 +105,21 @@ def write_best(
         config: Of the start.
         start: Starting values of what is searched.
         found: All trials.
+        gain: Of the best above the baseline.
         facts: More for the file: `space`, `val_images` and the like.
     """
     best, roles = best_of(found), {one.role: one for one in found}
     base = roles.get(BASELINE)
-    base_miou = base.miou if base is not None and base.state == "complete" else None
     stopped = [one for one in found if one.state == "stopped"]
     saved = sum((config.train.steps - one.step) * one.seconds / max(1, one.step) for one in stopped)
     result = {
         "best": None if best is None else _entry(best),
         "start": _entry(roles[START]) if START in roles else None,
         "baseline": _entry(base) if base is not None else None,
-        "improvement": None if best is None or base_miou is None else best.miou - base_miou,
+        "improvement": None if gain is None else gain.mean,
+        "improvement_noise": None
+        if gain is None
+        else {"seeds": gain.seeds, "standard_error": gain.standard_error, "image_interval": gain.interval},
         "start_values": dict(start),
         "trials": {state: sum(one.state == state for one in found) for state in STATES},
         "trial_steps": config.train.steps,
@@ -118,6 +144,8 @@ def command(preset: str, config: RunConfig) -> str:
 def print_end(result: dict[str, Any], folder: Path) -> None:
     """Print what a search found."""
     best, base, start = result["best"], result["baseline"], result["start"]
+    if result["skipped"]:
+        print(f"\nSkipped: {len(result['skipped'])} images that cannot be used, named in {BEST}")
     counts = ", ".join(f"{count} {state}" for state, count in result["trials"].items() if count)
     print(f"\nTrials: {counts}, of {result['trial_steps']} steps, val mIoU on {result['val_images']}")
     spent, saved = 3600 * result["trial_hours"], 3600 * result["trial_hours_saved"]
@@ -131,14 +159,28 @@ def print_end(result: dict[str, Any], folder: Path) -> None:
     print(f"{'val mIoU %':<28}{percent(best['miou']):>12}{percent(_final(start)):>12}")
     if result["improvement"] is not None:
         print(f"{'without contrast':<28}{percent(_final(base)):>12}")
-        gain = 100 * result["improvement"]
-        print(f"\nBest against none: {gain:+.1f} points, one seed each: repeat both with other seeds to")
-        print("know how much of it is noise.")
+        print("\n" + _gain_line(100 * result["improvement"], result["improvement_noise"]))
     else:
         print("\nThe baseline without contrast has not come to its end: nothing to compare with.")
     print(f"Best trial: {best['number']}; its checkpoint: {result['checkpoint']}")
     print(f"To train it again:\n  {result['command']}")
     print("and for as long as its preset does, without --train.steps.")
+
+
+def _gain_line(points: float, noise: dict[str, Any]) -> str:
+    if noise["standard_error"] is not None:
+        error = 100 * noise["standard_error"]
+        return (
+            f"Best against none: {points:+.1f} ± {error:.1f} points (mean and standard error of {noise['seeds']} seeds)"
+        )
+    by_images = ""
+    if noise["image_interval"] is not None:
+        low, high = (100 * value for value in noise["image_interval"])
+        by_images = f", {low:+.1f} to {high:+.1f} by the choice of images"
+    return (
+        f"Best against none: {points:+.1f} points{by_images}.\n"
+        "Of one seed each: --seeds_per_trial 3, or both again with other seeds, tells more."
+    )
 
 
 def percent(value: float | None) -> str:
@@ -156,6 +198,7 @@ def _entry(one: Record) -> dict[str, Any]:
         "state": one.state,
         "miou": one.miou,
         "step": one.step,
+        "seeds": one.seeds,
         "changes": one.changes,
         "reason": one.reason,
     }

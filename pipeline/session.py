@@ -19,12 +19,13 @@ ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = 0.05  # type: ignore[assignmen
 
 
 @contextmanager
-def ray_session(log_folder: Path | None = None) -> Iterator[None]:
+def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> Iterator[None]:
     """Hold a connection to Ray; a cluster already connected to is left as it is.
 
     Args:
         log_folder: Where a local cluster's logs are copied at its end. While it runs, and after a crash, it is
             a link to them.
+        dashboard: Start Ray's dashboard with a local cluster, on localhost.
     """
     if ray.is_initialized():
         quiet_data_logs()
@@ -36,7 +37,7 @@ def ray_session(log_folder: Path | None = None) -> Iterator[None]:
             # Data tasks wait for files and for memory half of their time: two logical CPUs for each real one, so
             # that a training worker that holds one never keeps them from running at all.
             num_cpus=max(4, 2 * len(os.sched_getaffinity(0))) if local else None,
-            include_dashboard=False if local else None,
+            include_dashboard=dashboard if local else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )

@@ -5,7 +5,6 @@ that was killed goes on as it would have, early stopping included. The baseline 
 too, but one without parameters: a weight of 0 lies in no logarithmic range.
 """
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +14,13 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.experiment import Trial
 from ray.tune.result import TRAINING_ITERATION  # type: ignore[attr-defined, unused-ignore]
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from pipeline.space import Space, suggest
-from pipeline.trial import FAILED, MIOU, SECONDS, STEP
+from pipeline.study_storage import open_storage
+from pipeline.trial import FAILED, HOPELESS, MIOU, SECONDS, SEEDS, STEP
 
-STUDY, STUDY_FILE = "search", "study.db"
 ROLE, CHANGES, ENDING = "role", "changes", "ending"
 START, BASELINE = "start", "baseline"
 NO_CONTRAST = {"contrast.weight": 0.0}
@@ -45,6 +45,8 @@ class Record(NamedTuple):
     seconds: float
     reason: str
     """Why it failed."""
+    seeds: list[float]
+    """mIoU of each seed at the last step."""
 
     @property
     def step(self) -> int:
@@ -57,25 +59,38 @@ class Record(NamedTuple):
         return self.points[self.step] if self.points else 0.0
 
 
-def open_study(folder: Path, seed: int, trials: int) -> optuna.Study:
-    """Open the study of a run folder; make it where there is none yet."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    # Someone may be looking at the study meanwhile, which locks it.
-    storage = optuna.storages.RDBStorage(
-        f"sqlite:///{folder.resolve() / STUDY_FILE}", engine_kwargs={"connect_args": {"timeout": 60}}
-    )
-    study = optuna.create_study(storage=storage, study_name=STUDY, direction="maximize", load_if_exists=True)
+def open_study(folder: Path, storage: str | None = None) -> optuna.Study:
+    """Open the study of a run folder, in a storage given by URL or in the folder; make it where there is none yet.
+
+    Raises:
+        ValueError: If the storage cannot be used.
+    """
+    opened, name = open_storage(storage, folder)
+    study = optuna.create_study(storage=opened, study_name=name, direction="maximize", load_if_exists=True)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if ENDING in trial.user_attrs:  # it was killed between the decision and its taking down
             _end(study, optuna.Trial(study, trial._trial_id), *trial.user_attrs[ENDING])
-    # Another seed after a resume, or it would draw again what it has drawn. In groups: of trials with other
-    # parameters, the baseline for one, there need be no common ones.
-    num_random = max(4, min(10, trials // 4))
-    study.sampler = optuna.samplers.TPESampler(
-        n_startup_trials=num_random, multivariate=True, group=True, seed=seed + 1000 * len(study.trials)
-    )
     return study
+
+
+class Sampling(NamedTuple):
+    """How trials choose."""
+
+    seed: int = 0
+    trials: int = 10
+    is_random: bool = False
+
+    def sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        """Return what chooses a trial's settings, by what is known of the others then.
+
+        It is made anew for each trial, from its number: so one after a resume chooses as it would have without.
+        """
+        seed = 1000 * self.seed + number
+        if self.is_random:
+            return optuna.samplers.RandomSampler(seed=seed)
+        # In groups: of trials with other parameters, the baseline for one, there need be no common ones.
+        num_random = max(4, min(10, self.trials // 4))
+        return optuna.samplers.TPESampler(n_startup_trials=num_random, multivariate=True, group=True, seed=seed)
 
 
 def _end(study: optuna.Study, trial: optuna.Trial, state: str, step: int, miou: float) -> None:
@@ -112,6 +127,7 @@ def record(trial: FrozenTrial) -> Record:
         dict(trial.intermediate_values),
         attributes.get(SECONDS, 0.0),
         attributes.get(FAILED, ""),
+        attributes.get(SEEDS, []),
     )
 
 
@@ -128,20 +144,28 @@ class StudySearch(OptunaSearch):  # type: ignore[misc, unused-ignore]
     then compares it with others by its step first; scores are told by step, not by the number of reports.
     """
 
-    def __init__(self, study: optuna.Study, space: Space, steps: int, on_change: Callable[[Record], None]) -> None:
+    def __init__(
+        self, study: optuna.Study, space: Space, steps: int, sampling: Sampling, on_change: Callable[[Record], None]
+    ) -> None:
         super().__init__(
             lambda trial: suggest(trial, space),
             metric=MIOU,
             mode="max",
-            study_name=STUDY,
+            study_name=study.study_name,
             storage=study._storage,
-            sampler=study.sampler,
+            sampler=sampling.sampler(0),
         )
-        self._study, self._steps, self._on_change = study, steps, on_change
+        self._study, self._steps, self._sampling, self._on_change = study, steps, sampling, on_change
         self._begun = [one for one in study.trials if one.state == TrialState.RUNNING]
+        self.hopeless: str | None = None
+        """Why no trial can go on, if so."""
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
+    def suggest(self, trial_id: str) -> Any:
         """Return the parameters of `run_trial`."""
+        if self.hopeless:
+            return Searcher.FINISHED
+        number = self._begun[0].number if self._begun else len(records(self._study))
+        self._study.sampler = self._sampling.sampler(number)
         trial = optuna.Trial(self._study, self._begun.pop(0)._trial_id) if self._begun else self._study.ask()
         self._ot_trials[trial_id] = trial  # the base class takes it from there
         attributes = trial.user_attrs
@@ -155,20 +179,25 @@ class StudySearch(OptunaSearch):  # type: ignore[misc, unused-ignore]
         if FAILED in result or result[STEP] in self._record(trial).points:
             return
         super().on_trial_result(trial_id, {**result, TRAINING_ITERATION: result[STEP]})
-        trial.set_user_attr(SECONDS, result[SECONDS])
+        for name in (SECONDS, SEEDS):
+            trial.set_user_attr(name, result[name])
         self._on_change(self._record(trial))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Take down how a trial ended."""
-        trial = self._ot_trials[trial_id]
+        trial, last = self._ot_trials[trial_id], result or {}
         if self._record(trial).state != "running":
             return
-        step, miou = (result[STEP], result[MIOU]) if result and MIOU in result else (0, 0.0)
-        if result and SECONDS in result:
-            trial.set_user_attr(SECONDS, result[SECONDS])
-        if error or not step or FAILED in (result or {}):
+        if HOPELESS in last:  # it stays as begun, to be gone on with once the data are repaired
+            self.hopeless = last[HOPELESS]
+            return
+        step, miou = last.get(STEP, 0), last.get(MIOU, 0.0)
+        for name in (SECONDS, SEEDS):
+            if name in last:
+                trial.set_user_attr(name, last[name])
+        if error or not step or FAILED in last:
             state = "failed"
-            trial.set_user_attr(FAILED, (result or {}).get(FAILED, DIED))
+            trial.set_user_attr(FAILED, last.get(FAILED, DIED))
         else:
             state = "complete" if step >= self._steps else "stopped"
         trial.set_user_attr(ENDING, (state, step, miou))
@@ -178,6 +207,10 @@ class StudySearch(OptunaSearch):  # type: ignore[misc, unused-ignore]
     def save(self, checkpoint_path: str) -> None:
         """Leave nothing but the file that Tune looks for: the study is on disk."""
         Path(checkpoint_path).touch()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave nothing for Tune to write down: the URL of a storage may have a password."""
+        return {}
 
     def _record(self, trial: optuna.Trial) -> Record:
         return record(self._study._storage.get_trial(trial._trial_id))

@@ -21,6 +21,7 @@ from pipeline import trial as trial_module
 from pipeline.checkpoint import load_segmentor
 from pipeline.evaluate import evaluate
 from pipeline.options import parse
+from pipeline.progress import open_mailbox
 from pipeline.run import main
 from pipeline.search import trial_config
 from pipeline.search_options import SearchOptions
@@ -28,7 +29,7 @@ from pipeline.session import ray_session
 from pipeline.shards import Shards
 from pipeline.study import StudyScheduler, open_study, records
 from pipeline.train import Job
-from pipeline.trial import SCORES, Task, run_trial, val_rows
+from pipeline.trial import Task, run_trial, val_rows
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,7 @@ def arguments(root, out, more):
 
 
 def study_of(folder):
-    return records(open_study(folder, 0, 4))
+    return records(open_study(folder))
 
 
 @pytest.fixture(scope="module")
@@ -239,9 +240,11 @@ def test_a_trial_goes_on_from_its_last_checkpoint_bit_for_bit(searched, tmp_path
     (shards,) = (searched[0].parent / "shards").glob("camvid-*")
     shards = Shards.load(str(shards))
     config = trial_config(parse(SMALL.split()).config, SearchOptions(trial_steps=8))
-    weights, told = {}, {}
-    for name in ("undisturbed", "killed"):
-        task = Task(Job(config, shards), tmp_path / name, val_rows(shards, 4), None, 2)
+    weights, told, mailbox = {}, {}, open_mailbox()
+    for name, num_seeds in (("undisturbed", 2), ("killed", 2), ("second alone", 1)):
+        seed = 1 if name == "second alone" else 0
+        job = Job(replace(config, seed=seed), shards)
+        task = Task(job, tmp_path / name, val_rows(shards, 4), None, mailbox, at_once=2, num_seeds=num_seeds)
         told[name] = reports = []
 
         def report(result, reports=reports, name=name):
@@ -254,13 +257,17 @@ def test_a_trial_goes_on_from_its_last_checkpoint_bit_for_bit(searched, tmp_path
             with pytest.raises(KilledError):
                 run_trial({"number": 3, "changes": {"contrast.weight": 0.5}}, task)
         run_trial({"number": 3, "changes": {"contrast.weight": 0.5}}, task)
-        (checkpoint,) = (tmp_path / name / "3").glob("checkpoint-*")
-        weights[name] = (checkpoint / "model.safetensors").read_bytes()
-        assert len(json.loads((checkpoint / SCORES).read_text())) == 4
+        checkpoints = sorted((tmp_path / name / "3").glob("seed-*/checkpoint-*"))
+        assert [checkpoint.name for checkpoint in checkpoints] == ["checkpoint-00000008"] * num_seeds
+        weights[name] = [(checkpoint / "model.safetensors").read_bytes() for checkpoint in checkpoints]
     assert weights["killed"] == weights["undisturbed"]
+    assert weights["undisturbed"][1:] == weights["second alone"]
     assert [result["step"] for result in told["killed"]] == [2, 4, 2, 4, 6, 8]
     assert told["killed"][:2] == told["killed"][2:4]
-    assert [r["miou"] for r in told["killed"][2:]] == [r["miou"] for r in told["undisturbed"]]
+    assert [r["seeds"] for r in told["killed"][2:]] == [r["seeds"] for r in told["undisturbed"]]
+    for both, alone in zip(told["undisturbed"], told["second alone"], strict=True):
+        assert both["seeds"][1] == alone["miou"]
+        assert both["miou"] == pytest.approx(sum(both["seeds"]) / 2)
 
 
 def test_early_stopping_decides_after_a_resume_as_before(tmp_path):
@@ -269,7 +276,7 @@ def test_early_stopping_decides_after_a_resume_as_before(tmp_path):
         def __init__(self, number):
             self.trial_id, self.config = f"ray{number}", {"number": number, "role": ""}
 
-    study = open_study(tmp_path, 0, 12)
+    study = open_study(tmp_path)
     live = StudyScheduler(20, 5, [])
     rng = np.random.default_rng(0)
     for number in range(10):
@@ -299,13 +306,13 @@ def test_early_stopping_decides_after_a_resume_as_before(tmp_path):
 
 
 def test_a_trial_that_was_ending_as_the_search_was_killed_has_ended(tmp_path):
-    study = open_study(tmp_path, 0, 4)
+    study = open_study(tmp_path)
     for ending in (("stopped", 5, 0.2), ("complete", 20, 0.4), ("failed", 5, 0.2), None):
         trial = study.ask()
         trial.report(0.1, 2)
         if ending:
             trial.set_user_attr("ending", ending)
-    found = records(open_study(tmp_path, 0, 4))
+    found = records(open_study(tmp_path))
     assert [one.state for one in found] == ["stopped", "complete", "failed", "running"]
     assert [one.points for one in found] == [{2: 0.1, 5: 0.2}, {2: 0.1, 20: 0.4}, {2: 0.1}, {2: 0.1}]
 
@@ -327,7 +334,13 @@ def test_the_start_and_the_baseline_are_never_stopped_early():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("--train.num_workers 2", "train.num_workers is 2"),
+        ("--train.num_workers 2 --gpus_per_trial 0.5", "--gpus_per_trial must be 2"),
+        ("--gpus_per_trial 2", "at most 1"),
+        ("--gpus_per_trial 1 --train.device cpu", "train.device is cpu"),
+        ("--storage postgresql://me:secret@localhost:1/db", "postgresql://me:***@localhost:1/db"),
+        ("--storage sqlite:////nowhere/study.db", "--storage: sqlite:////nowhere/study.db cannot be used"),
+        ("--storage study.db", "is no URL of a database"),
+        ("--storage journal:///$NO_SUCH_VARIABLE", "names $NO_SUCH_VARIABLE"),
         ("--contrast.weight 0", "contrast.weight is 0"),
         ("--space contrst", "Did you mean contrast"),
         ("--contrast.temperature 0.01", "starts from 0.01"),
