@@ -1,7 +1,7 @@
 """Ray Train's TorchTrainer around the training loop: workers, checkpoints, restarts."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -147,8 +147,20 @@ def _skip(job: Job, mailbox: Any, one: Unreadable) -> None:
     Raises:
         TooManySkippedError: If there are more than `ingest.max_bad_share` allows.
     """
+    check_skipped(job, ray.get(mailbox.skip.remote(Skipped("train", *one))))
+
+
+def check_skipped(job: Job, found: Sequence[Skipped]) -> None:
+    """Refuse to go on where too many images of the training split cannot be read.
+
+    Args:
+        job: What is trained.
+        found: Those found in training, besides those that were left out when the shards were written.
+
+    Raises:
+        TooManySkippedError: If there are more than `ingest.max_bad_share` allows.
+    """
     split, shards = "train", job.shards
-    found = ray.get(mailbox.skip.remote(Skipped(split, *one)))
     before = [other for other in shards.skipped if other.split == split]
     total = shards.splits[split].num_images + len(before)
     try:

@@ -7,6 +7,7 @@ are the same program.
 import json
 import math
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,7 +72,7 @@ def run(request: Request) -> Path:
         del cache  # and with it the images
         evaluation = _evaluate(checkpoint, shards, use_gpu)
     picture.draw(evaluation.examples, shards.classes, shards.palette, folder / "predictions.png")
-    return _show(_write_result(folder, config, shards, evaluation, time.monotonic() - start))
+    return _show(write_result(folder, config, shards, evaluation, time.monotonic() - start))
 
 
 def find_data(config: RunConfig, out: Path) -> Source:
@@ -99,7 +100,7 @@ def prepare_data(source: Source, config: RunConfig, out: Path) -> Shards:
     folder = out / "shards" / f"{spec.name}-{fingerprint(spec, source.pairs)}"
     shards = prepare_with_bar(spec, source.pairs, str(folder), config.ingest.max_bad_share)
     for one in shards.skipped:
-        _print_skipped(one)
+        print_skipped(one)
     check_counts(config, shards.splits["train"].num_images)
     return shards
 
@@ -122,34 +123,61 @@ def new_folder(out: Path, name: str) -> Path:
 
 
 def _train(job: Job, folder: Path) -> Path:
-    bar, log = Bar("Training", "step"), MetricsLog(folder)
+    bar = Bar("Training", "step")
 
     def on_record(record: Record) -> None:
         if SKIPPED in record:
-            with (folder / SKIPPED_FILE).open("a") as file:
-                file.write(json.dumps(record[SKIPPED]._asdict()) + "\n")
-            _print_skipped(record[SKIPPED])
+            print_skipped(record[SKIPPED])
             return
-        log.write(record)
         shown = {name: record[name] for name in ("loss", "contrast") if name in record}
         bar.update(record["step"], job.config.train.steps, **shown)
 
-    mailbox = open_mailbox(_skipped_in_training(folder))
     try:
-        with follow(mailbox, on_record):
-            return fit(job, mailbox, folder)
+        return train_logged(job, folder, on_record)
     finally:
         bar.close()
+
+
+def train_logged(job: Job, folder: Path, on_record: Callable[[Record], None]) -> Path:
+    """Train with Ray Train; write metrics and skipped images into the run folder, and pass them on.
+
+    Returns:
+        The final checkpoint.
+
+    Raises:
+        ValueError, TrainingError: As `pipeline.fit` does.
+    """
+    log = MetricsLog(folder)
+
+    def write(record: Record) -> None:
+        if SKIPPED in record:
+            write_skipped(folder, record[SKIPPED])
+        else:
+            log.write(record)
+        on_record(record)
+
+    mailbox = open_mailbox(skipped_in_training(folder))
+    try:
+        with follow(mailbox, write):
+            return fit(job, mailbox, folder)
+    finally:
         log.close()
 
 
-def _skipped_in_training(folder: Path) -> list[Skipped]:
+def write_skipped(folder: Path, one: Skipped) -> None:
+    """Write down in a run folder an image that could not be read in training."""
+    with (folder / SKIPPED_FILE).open("a") as file:
+        file.write(json.dumps(one._asdict()) + "\n")
+
+
+def skipped_in_training(folder: Path) -> list[Skipped]:
     """Return the images that could not be read in training, before a resume as well."""
     file = folder / SKIPPED_FILE
     return [Skipped(**json.loads(line)) for line in whole_lines(file)]
 
 
-def _print_skipped(one: Skipped) -> None:
+def print_skipped(one: Skipped) -> None:
+    """Name an image that was left out."""
     print(f"Skipped {one.split}/{one.id}: {one.reason}")
 
 
@@ -164,11 +192,12 @@ def _evaluate(checkpoint: Path, shards: Shards, use_gpu: bool) -> Evaluation:
     )
     bar.close()
     for one in evaluation.skipped:
-        _print_skipped(one)
+        print_skipped(one)
     return evaluation
 
 
-def _write_result(folder: Path, config: RunConfig, shards: Shards, evaluation: Evaluation, seconds: float) -> Path:
+def write_result(folder: Path, config: RunConfig, shards: Shards, evaluation: Evaluation, seconds: float) -> Path:
+    """Write `result.json`; `seconds` is what the run took in all."""
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     scores = evaluation.scores
     result = {
@@ -185,7 +214,7 @@ def _write_result(folder: Path, config: RunConfig, shards: Shards, evaluation: E
         "seconds": round(seconds, 1),
         "images_per_second": last["images_per_second"],
         "data_wait": last["data_wait"],
-        "skipped": [one._asdict() for one in (*shards.skipped, *_skipped_in_training(folder), *evaluation.skipped)],
+        "skipped": [one._asdict() for one in (*shards.skipped, *skipped_in_training(folder), *evaluation.skipped)],
         "checkpoint": str(folder / "checkpoint"),
         "picture": str(folder / "predictions.png"),
     }

@@ -24,10 +24,11 @@ from pipeline.search_options import SearchOptions
 from pipeline.search_report import BEST, Table, print_end, write_best, write_trials
 from pipeline.session import ray_session
 from pipeline.shards import Shards
+from pipeline.single import newest_checkpoint
 from pipeline.space import Space, load_space, starting_values
 from pipeline.study import Record, StudyScheduler, StudySearch, best_of, enqueue_first, open_study, records
 from pipeline.train import Job
-from pipeline.trial import Task, newest_checkpoint, run_trial, val_rows
+from pipeline.trial import Task, run_trial, val_rows
 from pixcon_core.config import RunConfig
 from pixcon_core.models import fetch_pretrained
 

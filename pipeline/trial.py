@@ -6,26 +6,22 @@ search, goes on from there.
 """
 
 import json
-import shutil
 import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from ray import tune
 
 from pipeline.cache import Cache, fetch
 from pipeline.checkpoint import Loaded, load_segmentor
 from pipeline.evaluate import predict
-from pipeline.ingest import Batch, stream
 from pipeline.rows import Row, Stored, read_rows, split_rows
-from pipeline.session import quiet_data_logs
 from pipeline.shards import Shards
-from pipeline.train import Job, Worker, set_up, train
+from pipeline.single import keep_newest, newest_checkpoint, this_device, train_alone
+from pipeline.train import Job
 from pixcon_core.config import override, unflatten
 from pixcon_core.metrics import confusion_matrix, scores
 from pixcon_core.models.weights import reason
@@ -82,53 +78,29 @@ def run_trial(parameters: dict[str, Any], task: Task) -> None:
     began = time.monotonic() - (points[-1].seconds if points else 0.0)
     for point in points:  # a search that was killed may not have heard of all
         tune.report(point._asdict())
-    quiet_data_logs()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    set_up(device, task.at_once)
 
     def keep(folder: Path) -> None:
         loaded = load_segmentor(folder)
-        loaded.model.to(device)
+        loaded.model.to(this_device())
         miou = _miou(loaded, task)
         points.append(Point(loaded.meta.step, miou, time.monotonic() - began))
         (folder / SCORES).write_text(json.dumps(points))
-        _keep_only(folder, place, loaded.meta.step)
+        keep_newest(folder, place, loaded.meta.step)
         tune.report(points[-1]._asdict())
 
     try:
         config = override(task.job.config, unflatten(parameters["changes"]))
-        job, worker = replace(task.job, config=config), Worker(device=device)
-
-        def batches(first_step: int) -> Iterator[Batch]:
-            last_step = config.train.steps
-            return stream(job.plan(worker), config.ingest, first_step=first_step, last_step=last_step)
-
-        train(job, worker, batches, start=start, put=lambda record: None, keep=keep)
+        job = replace(task.job, config=config)
+        train_alone(job, place, num_sharing=task.at_once, put=lambda record: None, keep=keep)
     except Exception as error:  # not a loss that is no number, nor memory that is too small, is to end the search
         (place / ERROR).write_text(traceback.format_exc())
         last = points[-1] if points else Point(0, 0.0, time.monotonic() - began)
         tune.report({**last._asdict(), FAILED: reason(error)})
 
 
-def newest_checkpoint(place: Path) -> Path | None:
-    """Return the newest checkpoint in a trial's folder."""
-    return max(place.glob("checkpoint-*"), default=None)
-
-
 def load_points(checkpoint: Path) -> list[Point]:
     """Return the scores up to a trial's checkpoint."""
     return [Point(*fields) for fields in json.loads((checkpoint / SCORES).read_text())]
-
-
-def _keep_only(folder: Path, place: Path, step: int) -> None:
-    """Copy a checkpoint into the trial's folder, whole or not at all, and remove the ones before it."""
-    earlier = list(place.glob("checkpoint-*"))
-    partial = place / "partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(folder, partial)
-    partial.rename(place / f"checkpoint-{step:08}")
-    for one in earlier:
-        shutil.rmtree(one)
 
 
 def _miou(loaded: Loaded, task: Task) -> float:
