@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 from pipeline.chosen import Chosen
 from pipeline.journey import new_folder
-from pipeline.many import Run
 from pipeline.reproduce_options import ReproduceOptions
 from pipeline.reproduce_summary import METHODS, Pair, summarise
-from pipeline.targets import Target, Targets
+from pipeline.targets import Targets
 from pixcon_core.config import flatten
 
 STATE = "reproduce.json"
@@ -129,7 +128,9 @@ def _newest(out: Path, identity: dict[str, Any], configs: dict[str, Any]) -> Rep
         try:
             state = json.loads(file.read_text())
             known = state["configs"]
-            is_same = state["identity"] == identity and all(known.get(name, one) == one for name, one in configs.items())
+            is_same = state["identity"] == identity and all(
+                known.get(name, one) == one for name, one in configs.items()
+            )
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # of another version
         if is_same:

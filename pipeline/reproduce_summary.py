@@ -110,6 +110,8 @@ def _interval(difference: Mapping[str, float] | None) -> str:
 def slower_by(summaries: Iterable[Mapping[str, Any] | None]) -> float | None:
     """Return how many times as long a step with contrast takes, on average over data sets."""
     ratios = [
-        one["baseline"]["images_per_second"] / one["contrast"]["images_per_second"] for one in summaries if one is not None
+        one["baseline"]["images_per_second"] / one["contrast"]["images_per_second"]
+        for one in summaries
+        if one is not None
     ]
     return mean(ratios) if ratios else None

@@ -7,6 +7,7 @@ there. So a call that goes on with another is a first call that finds much done.
 import itertools
 import json
 import shlex
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,10 +35,15 @@ from pipeline.shards import Shards
 from pipeline.single import newest_checkpoint
 from pipeline.targets import Target, Targets, find_targets
 from pipeline.train import Job
-from pixcon_core.config import RunConfig
 from pixcon_core.data import make_miniature
 from pixcon_core.models import fetch_pretrained
 from pixcon_core.models.weights import reason
+
+WIDTH = 80
+CARRIED = (
+    "Other data sets than the trial's have their own presets, with what the trial changed: counts, embedding length and"
+    " learning rate by the same factor, warm-up as the same share of the steps."
+)
 
 
 class Planned(NamedTuple):
@@ -112,34 +118,41 @@ def _row_run(target: Target, row: Row, seed: int) -> Run:
 def _print_plan(
     options: ReproduceOptions, chosen: Chosen, targets: Targets, plan: Sequence[Planned], num_done: int
 ) -> None:
-    changes = ", ".join(f"{name} {_short(value)}" for name, value in chosen.changes.items()) or "nothing changed"
-    print(f"Trial: {chosen.name} of {chosen.origin}: {changes}")
+    print(f"Trial: {chosen.name} of {chosen.origin}")
+    _print_settings(chosen.changes)
     for note in targets.notes:
-        print(f"note: {note}")
+        print(textwrap.fill(f"note: {note}", WIDTH, subsequent_indent="  "))
+    print("Data sets:")
     for target in targets.found:
-        there = ", ".join(f"{name} {_short(value)}" for name, value in target.changes.items()) or "nothing changed"
-        print(f"{target.name}: preset {target.preset}, {_steps(target)}; {there}")
+        print(f"  {target.name:<20} preset {target.preset}, {_steps(target)}")
+        if target.config.dataset != chosen.start.dataset:
+            _print_settings(target.changes, indent="      ")
     if any(target.config.dataset != chosen.start.dataset for target in targets.found):
-        print(
-            "Other data sets than the trial's have their own presets, with what the trial changed: counts,\n"
-            "embedding length and learning rate by the same factor, warm-up as the same share of the steps."
-        )
+        print(textwrap.fill(CARRIED, WIDTH))
     if any(target.is_shortened for target in targets.found):
-        print("Shortened: not the full training; --full or --steps for more.")
-    kinds = "rows of " + " and ".join(options.ablation) if options.ablation else "2 methods"
-    print(
-        f"Runs: {len(plan)} ({len(targets.found)} data sets, {kinds}, {options.seeds} seeds), {num_done} of them done;"
-        " the baseline differs in contrast.weight alone"
-    )
+        print("Shortened training; --full or --steps for more.")
+    kinds = f"ablation {' and '.join(options.ablation)}" if options.ablation else "contrast and baseline"
+    print(f"Runs: {len(plan)} ({kinds}; {counted(options.seeds, 'seed')}), {num_done} of them done.")
+    print("The baseline differs in contrast.weight alone; paired seeds, the same steps.")
+
+
+def _print_settings(changes: dict[str, Any], indent: str = "  ") -> None:
+    text = ", ".join(f"{name} {_short(value)}" for name, value in changes.items()) or "nothing changed"
+    print(textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent))
 
 
 def _steps(target: Target) -> str:
     steps = target.config.train.steps
-    return f"{steps} steps" + (f" of {target.full_steps}" if steps != target.full_steps else "")
+    return counted(steps, "step") + (f" of {target.full_steps}" if steps != target.full_steps else "")
 
 
 def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def counted(count: int, unit: str) -> str:
+    """Return a number with its unit, for people."""
+    return f"{count} {unit}" + ("" if count == 1 else "s")
 
 
 def _prepare(targets: Targets, out: Path) -> dict[str, Shards]:
@@ -153,9 +166,7 @@ def _prepare(targets: Targets, out: Path) -> dict[str, Shards]:
         ray.wait(drawing, num_returns=done + 1)
     ray.get(drawing)
     bar.close()
-    return {
-        target.name: prepare_data(find_data(target.config, out), target.config, out) for target in targets.found
-    }
+    return {target.name: prepare_data(find_data(target.config, out), target.config, out) for target in targets.found}
 
 
 class _Work:
@@ -268,14 +279,14 @@ def _end(options: ReproduceOptions, found: Reproduction, targets: Targets, plan:
 
 def _notes(options: ReproduceOptions, targets: Targets, summary: dict[str, Any]) -> list[str]:
     notes = [
-        f"mean ± standard deviation of {options.seeds} seeds; void left out",
+        f"mean ± standard deviation over {counted(options.seeds, 'seed')}; void left out",
         "interval: paired bootstrap over images, for these seeds; of other seeds it says nothing",
     ]
     slower = slower_by(summary.values())
     if slower is not None:
         notes.append(f"same steps for both; a step with contrast takes {slower:.2f} times as long")
     if any(target.is_shortened for target in targets.found):
-        notes.append("shortened training: " + ", ".join(f"{one.name} {_steps(one)}" for one in targets.found))
+        notes.append("shortened training, not the full steps of the presets")
     return notes
 
 
@@ -285,7 +296,7 @@ def _end_ablation(name: Ablation, target: Target, options: ReproduceOptions, fou
     for row in table.rows:
         runs = [_row_run(target, row, seed) for seed in range(options.seeds)]
         results.append([miou for run in runs if (miou := read_miou(found.folder / run.name)) is not None])
-    what = f"{target.name}, {options.seeds} seeds, {_steps(target)}"
+    what = f"{target.name}, {counted(options.seeds, 'seed')}, {_steps(target)}"
     print("\n" + format_table(table, results, what))
     rows = [
         {

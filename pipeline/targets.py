@@ -64,10 +64,10 @@ def find_targets(options: ReproduceOptions, chosen: Chosen) -> Targets:
     Raises:
         ValueError: If a data set does not exist, or its configuration is not valid.
     """
-    names = options.datasets or ((chosen.start.dataset,) if options.ablation else ("all",))
+    names = _names(options, chosen)
     real: list[tuple[str, str | None]] = []
     absent: dict[str, str] = {}
-    for name in ALL if names == ("all",) else names:
+    for name in names:
         dataset_spec(name)
         place = _place(name, options.data, chosen)
         if place.reason:
@@ -75,19 +75,35 @@ def find_targets(options: ReproduceOptions, chosen: Chosen) -> Targets:
         else:
             real.append((name, place.data_root))
     if twinless := [name for name in absent if f"mini-{name}" not in DATASETS]:
-        raise ValueError(f"{absent[twinless[0]]} It has no miniature either.")
-    notes = [f"{name} is not there: {reason}" for name, reason in absent.items()]
+        raise ValueError(f"{twinless[0]} is not there: {absent[twinless[0]]} It has no miniature either.")
+    notes = [
+        f"not there: {', '.join(name for name in absent if absent[name] == reason)}. {reason}"
+        for reason in dict.fromkeys(absent.values())
+    ]
     takes_twins = options.miniatures or (absent and not real)
     if absent and takes_twins:
-        notes.append(("" if options.miniatures else "None of them is there. ") + "Their miniatures stand in.")
+        notes.append(("" if options.miniatures else "none is there. ") + "Their miniatures stand in.")
     elif absent:
         notes.append("They are left out; --miniatures takes their miniatures.")
     wanted = [(name, root, "") for name, root in real]
-    wanted += [(f"mini-{name}", None, reason) for name, reason in absent.items() if takes_twins]
+    for name, reason in absent.items() if takes_twins else ():
+        twin = f"mini-{name}"
+        wanted.append((twin, _place(twin, options.data, chosen).data_root, reason))
     found = tuple(_target(*one, options, chosen) for one in dict.fromkeys(wanted))
     if len({one.name for one in found}) < len(found):
         raise ValueError(f"--datasets names a data set twice: {' '.join(names)}.")
     return Targets(found, absent, tuple(notes))
+
+
+def _names(options: ReproduceOptions, chosen: Chosen) -> tuple[str, ...]:
+    """Return the data sets that are asked for."""
+    own = chosen.start.dataset
+    if options.datasets and options.datasets != ("all",):
+        return options.datasets
+    if options.ablation and not options.datasets:
+        return (own,)
+    is_miniature = dataset_spec(own).mini is not None
+    return ALL if own in ALL or is_miniature else (own, *ALL)
 
 
 class _Place(NamedTuple):
@@ -105,13 +121,13 @@ def _place(name: str, data: Path | None, chosen: Chosen) -> _Place:
     if Path(name).suffix:  # one's own: its files lie beside its description
         return _Place()
     if data is None:
-        return _Place(reason="no --data FOLDER is given.")
+        return _Place(reason="No --data FOLDER is given.")
     if not data.is_dir():
         raise ValueError(f"--data: {data} is not a folder.")
     for folder in sorted(data.iterdir()):
         if folder.is_dir() and _letters(folder.name) == _letters(name):
             return _Place(str(folder))
-    return _Place(reason=f"{data} has no folder of the name {name}.")
+    return _Place(reason=f"{data} has no folders of such names.")
 
 
 def _letters(name: str) -> str:

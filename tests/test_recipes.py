@@ -138,9 +138,7 @@ def test_one_step_of_each_moves_the_whole_model(name, tmp_path):
     shards = Shards("nowhere", config.dataset, classes, ((0, 0, 0),) * len(classes), {"train": split}, ())
     rng = np.random.default_rng(0)
     cells = rng.integers(0, len(classes), (2, 4, 4), dtype=np.uint8)
-    batch = Batch(
-        rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8), cells.repeat(16, axis=1).repeat(16, axis=2)
-    )
+    batch = Batch(rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8), cells.repeat(16, axis=1).repeat(16, axis=2))
     records, weights = [], {}
 
     def keep(folder):

@@ -33,9 +33,7 @@ def chosen(scores, num, key_sampling):
     return pool
 
 
-def reference(
-    anchors, labels, stored, stored_labels, tau, *, positives=None, negatives=None, key_sampling="hardest"
-):
+def reference(anchors, labels, stored, stored_labels, tau, *, positives=None, negatives=None, key_sampling="hardest"):
     """The mean loss of all anchors, each against the other anchors and the stored keys."""
     anchors = [normalised(anchor) for anchor in anchors]
     losses, num_positives, num_negatives = [], [], []

@@ -45,9 +45,7 @@ def train(contrast, project, features, logits, labels):
 
 def test_torchvision_deeplabv3_learns_with_it_and_is_the_same_without_it(images, labels):
     torchvision = pytest.importorskip("torchvision")
-    model = torchvision.models.segmentation.deeplabv3_resnet50(
-        weights=None, weights_backbone=None, num_classes=3
-    )
+    model = torchvision.models.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=3)
     plain = copy.deepcopy(model)
     project, contrast = projection_head(2048), make_contrast()
     features = {}

@@ -60,9 +60,7 @@ def test_class_0_is_stored_like_any_other(everyone):
 
 @pytest.mark.parametrize("key_sampling", ["random", "hardest", "semi_hard"])
 def test_empty_slots_are_never_keys(everyone, batch, flat, key_sampling):
-    module = everyone(
-        keys="pixel+region", memory_size=500, key_sampling=key_sampling, memory_dtype=torch.float64
-    )
+    module = everyone(keys="pixel+region", memory_size=500, key_sampling=key_sampling, memory_dtype=torch.float64)
     module(*batch())
     filled = module.memory.is_filled()
     module.memory.keys[~filled] = torch.nan

@@ -21,9 +21,7 @@ def stored_in(module):
     ("key_sampling", "positives", "negatives"),
     [("random", None, None), ("hardest", 3, 5), ("semi_hard", 30, 40), ("semi_hard", 20, None)],
 )
-def test_the_loss_is_that_of_the_formula(
-    everyone, batch, flat, tau, keys, key_sampling, positives, negatives
-):
+def test_the_loss_is_that_of_the_formula(everyone, batch, flat, tau, keys, key_sampling, positives, negatives):
     module = everyone(
         keys=keys,
         temperature=tau,
@@ -76,9 +74,7 @@ def test_the_statistics_are_means_over_anchors(everyone, batch, flat):
 
 
 @pytest.mark.parametrize("keys", ["batch", "pixel+region"])
-@pytest.mark.parametrize(
-    ("key_sampling", "num"), [("random", None), ("random", 4), ("hardest", 4), ("semi_hard", 1)]
-)
+@pytest.mark.parametrize(("key_sampling", "num"), [("random", None), ("random", 4), ("hardest", 4), ("semi_hard", 1)])
 def test_the_gradient_is_that_of_finite_differences(everyone, batch, keys, key_sampling, num):
     module = everyone(
         keys=keys, key_sampling=key_sampling, num_positives=num, num_negatives=num, memory_dtype=torch.float64

@@ -68,9 +68,7 @@ def test_the_same_seed_gives_the_same_result_and_another_another(inputs):
 
 def test_a_generator_decides_all_draws(inputs):
     module = make(seed=0, max_anchors=20, keys="batch")
-    losses = [
-        module(*inputs, generator=torch.Generator().manual_seed(seed)).loss.item() for seed in (1, 1, 2)
-    ]
+    losses = [module(*inputs, generator=torch.Generator().manual_seed(seed)).loss.item() for seed in (1, 1, 2)]
     assert losses[0] == losses[1] != losses[2]
 
 

@@ -51,9 +51,7 @@ def same(a, b):
     torch.testing.assert_close(a[2], b[2], rtol=1e-5, atol=1e-8)
 
 
-sampled = pytest.mark.parametrize(
-    ("key_sampling", "num"), [("hardest", None), ("hardest", 2), ("semi_hard", 100)]
-)
+sampled = pytest.mark.parametrize(("key_sampling", "num"), [("hardest", None), ("hardest", 2), ("semi_hard", 100)])
 
 
 @sampled

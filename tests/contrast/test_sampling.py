@@ -88,8 +88,6 @@ def test_random_is_a_draw_out_of_all_that_are_allowed(similarities, is_allowed, 
 
 def test_without_a_number_all_are_taken(similarities, is_allowed):
     for key_sampling in ("random", "hardest", "semi_hard"):
-        choice = choose_keys(
-            similarities, is_allowed, None, num=None, key_sampling=key_sampling, hard_is_similar=True
-        )
+        choice = choose_keys(similarities, is_allowed, None, num=None, key_sampling=key_sampling, hard_is_similar=True)
         assert choice.columns is None
         assert torch.equal(choice.is_chosen, is_allowed)
