@@ -123,7 +123,7 @@ def _newest_search(out: Path) -> Path:
     """Return the newest search that has found something."""
     files = sorted(out.glob(f"*/{BEST}"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in files:
-        if _read(file).get("best") is not None:
+        if _read(file, dict).get("best") is not None:
             return file.parent
     raise ValueError(f"There is no search in {out} with a best trial. {MAKE_ONE}")
 
@@ -131,7 +131,7 @@ def _newest_search(out: Path) -> Path:
 def _of_search(folder: Path, number: int | None) -> Chosen:
     if not (folder / BEST).exists():
         raise ValueError(f"{folder} is not the folder of a search with a result: it has no {BEST}. {MAKE_ONE}")
-    stored, found = load(folder), _read(folder / BEST)
+    stored, found = load(folder), _read(folder / BEST, dict)
     if number is None:
         if found.get("best") is None:
             raise ValueError(f"The search in {folder} has no best trial: none has come to its end. {MAKE_ONE}")
@@ -140,15 +140,15 @@ def _of_search(folder: Path, number: int | None) -> Chosen:
         entry = _trial(folder, number)
     steps = found.get("trial_steps")
     if not isinstance(entry, dict) or not isinstance(entry.get("changes"), dict) or not isinstance(steps, int):
-        raise ValueError(f"{folder / BEST} is not the result of a search that this version can read.")
+        raise ValueError(f"{folder / BEST} is not what a search writes: it lacks a trial's changes, or trial_steps.")
     name = f"trial{entry.get('number')}"
     apply(entry["changes"], stored.config, f"{folder}, {name}")  # it may have been edited by hand
     return Chosen(name, folder, True, _known(stored), stored.config, entry["changes"], steps)
 
 
 def _trial(folder: Path, number: int) -> dict[str, Any]:
-    listed = _read(folder / TRIALS)
-    numbers = [one.get("number") for one in listed] if isinstance(listed, list) else []
+    listed = [one for one in _read(folder / TRIALS, list) if isinstance(one, dict)]
+    numbers = [one.get("number") for one in listed]
     if number not in numbers:
         there = f"0 to {max(numbers)}" if numbers else "none"
         raise ValueError(f"--trial: the search in {folder} has no trial {number}; its trials: {there}.")
@@ -180,8 +180,11 @@ def _known(run: StoredRun) -> str:
     return run.preset
 
 
-def _read(file: Path) -> Any:
+def _read(file: Path, kind: type) -> Any:
     try:
-        return json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{file} is not what a search writes: it holds a {type(content).__name__}.")
+    return content
