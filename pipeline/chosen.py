@@ -148,7 +148,7 @@ def _of_search(folder: Path, number: int | None) -> Chosen:
 
 def _trial(folder: Path, number: int) -> dict[str, Any]:
     listed = [one for one in _read(folder / TRIALS, list) if isinstance(one, dict)]
-    numbers = [one.get("number") for one in listed]
+    numbers = [int(one.get("number", -1)) for one in listed]
     if number not in numbers:
         there = f"0 to {max(numbers)}" if numbers else "none"
         raise ValueError(f"--trial: the search in {folder} has no trial {number}; its trials: {there}.")

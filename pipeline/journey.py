@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from pipeline import picture
 from pipeline.cache import keep_decoded
 from pipeline.checks import check_counts, check_settings, find_prepared
-from pipeline.evaluate import Evaluation, evaluate
+from pipeline.evaluate import Evaluation, evaluate, save_evaluation
 from pipeline.fit import fit, wants_gpu
 from pipeline.options import RESULT, Request, store
 from pipeline.prepare import prepare_with_bar
@@ -71,6 +71,7 @@ def run(request: Request) -> Path:
         checkpoint = _train(Job(config, shards, cache), folder)
         del cache  # and with it the images
         evaluation = _evaluate(checkpoint, shards, use_gpu)
+    save_evaluation(evaluation, folder)
     picture.draw(evaluation.examples, shards.classes, shards.palette, folder / "predictions.png")
     return _show(write_result(folder, config, shards, evaluation, time.monotonic() - start))
 
@@ -208,6 +209,9 @@ def write_result(folder: Path, config: RunConfig, shards: Shards, evaluation: Ev
         "per_class_iou": dict(zip(shards.classes, map(_number, scores.per_class_iou), strict=True)),
         "pixel_accuracy": _number(scores.pixel_accuracy),
         "mean_class_accuracy": _number(scores.mean_class_accuracy),
+        "frequency_weighted_iou": _number(scores.frequency_weighted_iou),
+        "boundary_iou": _number(scores.boundary_iou),
+        "per_class_boundary_iou": dict(zip(shards.classes, map(_number, scores.per_class_boundary_iou), strict=True)),
         "images": evaluation.num_images,
         "steps": config.train.steps,
         "seed": config.seed,

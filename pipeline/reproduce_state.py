@@ -140,7 +140,10 @@ def _newest(out: Path, identity: dict[str, Any], configs: dict[str, Any]) -> Rep
 
 def _identity(options: ReproduceOptions, chosen: Chosen) -> dict[str, Any]:
     """Return what two calls must have in common to go on with each other, besides the data sets' configurations."""
-    return _plain({"origin": str(chosen.origin.resolve()), "trial": chosen.name, "changes": chosen.changes})
+    identity: dict[str, Any] = _plain(
+        {"origin": str(chosen.origin.resolve()), "trial": chosen.name, "changes": chosen.changes}
+    )
+    return identity
 
 
 def _new_state(chosen: Chosen) -> dict[str, Any]:

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.ablation import mean, mean_and_std, std
-from pipeline.evaluate import load_evaluation
+from pipeline.evaluate import STORED, load_evaluation
 from pipeline.options import RESULT
 from pixcon_core.metrics import paired_bootstrap
 
 METHODS = ("contrast", "baseline")
-EVALUATION = "evaluation.npz"
 
 
 class Pair(NamedTuple):
@@ -77,8 +76,8 @@ def _difference(pairs: list[Pair]) -> dict[str, float] | None:
 
 
 def _counts(folder: Path) -> dict[str, np.ndarray]:
-    images = load_evaluation(folder / EVALUATION).images
-    return dict(zip(images.ids, images.counts, strict=True))
+    stored = load_evaluation(folder / STORED)
+    return dict(zip(stored.ids, stored.counts, strict=True))
 
 
 def format_summary(summary: Mapping[str, Any], notes: Sequence[str]) -> str:

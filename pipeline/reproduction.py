@@ -27,8 +27,9 @@ from pipeline.journey import NUM_EXAMPLES, find_data, prepare_data, print_skippe
 from pipeline.many import CHECKPOINT, Room, Run, room_for, train_all
 from pipeline.options import store
 from pipeline.progress import Bar, whole_lines
+from pipeline.report import try_report
 from pipeline.reproduce_options import Ablation, ReproduceOptions
-from pipeline.reproduce_state import FAILED, FINISHED, WAITING, Cell, Reproduction, open_reproduction, write_json
+from pipeline.reproduce_state import FAILED, FINISHED, STATE, WAITING, Cell, Reproduction, open_reproduction, write_json
 from pipeline.reproduce_summary import METHODS, format_summary, read_miou, slower_by
 from pipeline.session import ray_session
 from pipeline.shards import Shards
@@ -56,7 +57,7 @@ class Planned(NamedTuple):
 
 
 def reproduce(options: ReproduceOptions, arguments: Sequence[str]) -> Path | None:
-    """Do what the command line asks for and return the path of the page; None if it was only to say what it would do.
+    """Do what the command line asks for and return the path of `reproduce.json`; None after a dry run.
 
     Raises:
         ValueError: If trial, data sets and settings do not go together, before anything long starts.
@@ -246,7 +247,10 @@ class _Work:
 
     def _evaluate(self, run: Run, shards: Shards, room: Room) -> None:
         folder, began = self._found.folder / run.name, time.monotonic()
-        evaluation = evaluate(folder / CHECKPOINT, shards, num_examples=NUM_EXAMPLES, use_gpu=room.use_gpu)
+        # One worker: other runs have the other GPUs.
+        evaluation = evaluate(
+            folder / CHECKPOINT, shards, num_examples=NUM_EXAMPLES, use_gpu=room.use_gpu, num_workers=1
+        )
         for one in evaluation.skipped:
             print_skipped(one)
         save_evaluation(evaluation, folder)
@@ -258,7 +262,7 @@ class _Work:
 
 
 def _end(options: ReproduceOptions, found: Reproduction, targets: Targets, plan: list[Planned]) -> Path:
-    """Print and write what was found, and return the path of the page."""
+    """Print and write what was found, and return the path of `reproduce.json`."""
     if not any(found.is_done(one.run.name) for one in plan):
         reasons = [one["reason"] for one in found.state["runs"] if one["reason"]]
         raise TrainingError(f"every run failed, one of them so: {reasons[0] if reasons else 'see the folder'}.")
@@ -272,9 +276,10 @@ def _end(options: ReproduceOptions, found: Reproduction, targets: Targets, plan:
     for one in plan:
         if not found.is_done(one.run.name):
             print(f"Failed: {one.run.name}, see {found.folder / one.run.name}")
-    from pipeline.report import write_report
-
-    return write_report(found.folder)
+    bar = Bar("Page", "image")
+    try_report(found.folder, progress=bar.update)
+    bar.close()
+    return found.folder / STATE
 
 
 def _notes(options: ReproduceOptions, targets: Targets, summary: dict[str, Any]) -> list[str]:

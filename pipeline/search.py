@@ -20,6 +20,7 @@ from pipeline.cache import Cache, keep_decoded
 from pipeline.fit import TrainingError, wants_gpu
 from pipeline.journey import find_data, new_folder, prepare_data
 from pipeline.options import Request, store
+from pipeline.report import try_report
 from pipeline.search_options import SearchOptions
 from pipeline.search_report import BEST, Table, print_end, write_best, write_trials
 from pipeline.session import ray_session
@@ -71,6 +72,7 @@ def search(request: Request, options: SearchOptions) -> Path:
                 _tune(hunt, resources, options.trials - finished)
         finally:
             hunt.end()
+    try_report(folder)
     if not any(one.points for one in records(study)):
         reasons = [one.reason for one in records(study) if one.reason]
         raise TrainingError(f"every trial failed, the first one so: {reasons[0]}." if reasons else "no trial ran.")

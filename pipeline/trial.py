@@ -17,7 +17,7 @@ from ray import tune
 
 from pipeline.cache import Cache, fetch
 from pipeline.checkpoint import Loaded, load_segmentor
-from pipeline.evaluate import predict
+from pipeline.inference import predict
 from pipeline.rows import Row, Stored, read_rows, split_rows
 from pipeline.shards import Shards
 from pipeline.single import keep_newest, newest_checkpoint, this_device, train_alone

@@ -154,6 +154,8 @@ _SOURCES: dict[str, Source] = {
     "evaluate.short_side": "code",
     "evaluate.scales": "code",
     "evaluate.flip": "code",
+    "evaluate.window": "code",
+    "evaluate.stride": "code",
 }
 """Fields that are not here are ours."""
 

@@ -80,7 +80,7 @@ def test_each_run_has_a_folder_as_any_run_has(undisturbed):
         assert steps_of(folder / name) == list(range(1, 25))
         assert (folder / name / "checkpoint" / "model.safetensors").exists()
         assert (folder / name / "predictions.png").exists()
-        images = load_evaluation(folder / name / "evaluation.npz").images
+        images = load_evaluation(folder / name / "evaluation.npz")
         assert miou_of(images.counts) == pytest.approx(result["miou"])
         assert len(images.ids) == 6
 
@@ -103,7 +103,7 @@ def test_the_summary_is_that_of_the_runs(undisturbed):
     summary = state["summary"]["camvid"]
     counts = []
     for name in reversed(RUNS):
-        images = load_evaluation(folder / name / "evaluation.npz").images
+        images = load_evaluation(folder / name / "evaluation.npz")
         counts.append([images.counts[np.argsort(images.ids)]])
         assert summary[name.split("/")[1].split("-")[0]]["miou"] == pytest.approx([miou_of(images.counts)])
     assert summary["difference"] == pytest.approx(paired_bootstrap(*counts)._asdict())
@@ -116,7 +116,8 @@ def test_what_is_printed_fits_80_columns(undisturbed):
     free = [line for line in lines if str(folder.parent) not in line]
     assert max(map(len, free)) <= 80
     assert [line.split()[0] for line in lines if line.count("±") or "mIoU" in line][:2]
-    assert lines[-1] == str(folder / "report.html")
+    assert f"Page:  {folder / 'report.html'}" in lines
+    assert lines[-1] == str(folder / "reproduce.json")
 
 
 def test_the_same_command_after_the_end_shows_it_again_and_trains_nothing(undisturbed):
