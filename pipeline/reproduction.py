@@ -285,7 +285,7 @@ def _end(options: ReproduceOptions, found: Reproduction, targets: Targets, plan:
 def _notes(options: ReproduceOptions, targets: Targets, summary: dict[str, Any]) -> list[str]:
     notes = [
         f"mean ± standard deviation over {counted(options.seeds, 'seed')}; void left out",
-        "interval: paired bootstrap over images, for these seeds; of other seeds it says nothing",
+        "interval: paired bootstrap over images; it says nothing of other seeds",
     ]
     slower = slower_by(summary.values())
     if slower is not None:
