@@ -91,9 +91,9 @@ class Reproduction:
         """Write `reproduce.json`, whole or not at all."""
         write_json(self.folder / STATE, self.state)
 
-    def summarise(self, dataset: str, seeds: int) -> dict[str, Any] | None:
+    def summarise(self, dataset: str) -> dict[str, Any] | None:
         """Compare what there is of one data set."""
-        summary = summarise({seed: pair_of(self.folder, dataset, seed) for seed in range(seeds)})
+        summary = summarise({seed: pair_of(self.folder, dataset, seed) for seed in self.state["seeds"]})
         self.state["summary"][dataset] = summary
         return summary
 

@@ -240,7 +240,7 @@ class _Work:
             self._bar.print(f"{run.name}: " + (f"failed: {why}" if why else f"mIoU {100 * (miou or 0):.1f} %"))
             if planned.cell:
                 self._found.mark(planned.cell, FAILED if why else FINISHED, why)
-                self._found.summarise(planned.target.name, self._options.seeds)
+                self._found.summarise(planned.target.name)
             self._found.write()
 
         return on_end
@@ -270,8 +270,8 @@ def _end(options: ReproduceOptions, found: Reproduction, targets: Targets, plan:
         for name, target in itertools.product(options.ablation, targets.found):
             _end_ablation(name, target, options, found)
     else:
-        summary = {target.name: found.summarise(target.name, options.seeds) for target in targets.found}
-        print("\n" + format_summary(summary, _notes(options, targets, summary)))
+        summary = {target.name: found.summarise(target.name) for target in targets.found}
+        print("\n" + format_summary(summary, _notes(found.state["seeds"], targets, summary)))
     found.write()
     for one in plan:
         if not found.is_done(one.run.name):
@@ -282,11 +282,15 @@ def _end(options: ReproduceOptions, found: Reproduction, targets: Targets, plan:
     return found.folder / STATE
 
 
-def _notes(options: ReproduceOptions, targets: Targets, summary: dict[str, Any]) -> list[str]:
+def _notes(seeds: list[int], targets: Targets, summary: dict[str, Any]) -> list[str]:
     notes = [
-        f"mean ± standard deviation over {counted(options.seeds, 'seed')}; void left out",
+        f"mean ± standard deviation over {counted(len(seeds), 'seed')}; void left out",
         "interval: paired bootstrap over images; it says nothing of other seeds",
     ]
+    for name, found in summary.items():
+        if found is None or found["seeds"] != seeds:
+            there = ", ".join(map(str, found["seeds"])) if found else "none"
+            notes.append(f"{name}: not all pairs have a result; of seeds {there}")
     slower = slower_by(summary.values())
     if slower is not None:
         notes.append(f"same steps for both; a step with contrast takes {slower:.2f} times as long")

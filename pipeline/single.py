@@ -67,6 +67,7 @@ def keep_newest(checkpoint: Path, place: Path, step: int) -> None:
     partial = place / "partial"
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(checkpoint, partial)
+    partial.chmod(0o755)  # temporary folders are their owner's alone
     partial.rename(place / f"checkpoint-{step:08}")
     for one in earlier:
         shutil.rmtree(one)
