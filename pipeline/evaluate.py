@@ -1,7 +1,12 @@
-"""Station 5: checkpoint + data set -> scores, and what each image adds to them, by Ray Data.
+"""Station 5: checkpoint + data set -> scores, and what each image adds to them, by Ray Data. Also a command.
+
+python -m pipeline.evaluate --checkpoint runs/NAME/checkpoint
+python -m pipeline.evaluate --help
 
 Tasks read and decode; actors, on GPUs where there are any, predict. Predictions are compared at the labels' full
 resolution, with void left out (see `pixcon_core.metrics`). Images that can no longer be read are left out and named.
+
+Light to import: torch and Ray are needed only where something is predicted.
 """
 
 import json
@@ -10,23 +15,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import ray
-import ray.data
-import torch
 from jaxtyping import Float64, Int64, UInt8
 
-from pipeline.checkpoint import load_meta, load_segmentor
-from pipeline.inference import predict
-from pipeline.rows import BLOCK_COLUMNS, read_blocks, split_rows
+from pipeline.rows import read_blocks, split_rows
 from pipeline.shard_file import Skipped
 from pipeline.shards import Shards
-from pipeline.train import set_up
-from pixcon_core.boundary import boundary_counts
 from pixcon_core.config import EvaluateConfig
-from pixcon_core.metrics import ImageCounts, Scores, confusion_matrix, counts_of, iou_of, scores
+from pixcon_core.metrics import ImageCounts, Scores, iou_of, scores
+
+if TYPE_CHECKING:
+    from pipeline.predictor import Counted
 
 IMAGES_PER_BLOCK = 8
 STORED = "evaluation.npz"
@@ -99,6 +100,11 @@ def evaluate(
         ValueError: If the checkpoint is not one, or was trained for other classes; if there is no such split; if the
             cluster has no room for so many workers; or if no image can be read.
     """
+    import ray.data  # some seconds
+
+    from pipeline.checkpoint import load_meta
+    from pipeline.predictor import Scorer, count_workers
+
     classes = load_meta(checkpoint).classes
     if classes != shards.classes:
         raise ValueError(
@@ -120,17 +126,14 @@ def evaluate(
             num_cpus=0.5,
         )
         .map_batches(
-            _Predictor,
-            fn_constructor_args=(str(checkpoint.resolve()), protocol, shown, workers.on_one_node),
+            Scorer,
+            fn_constructor_args=(str(checkpoint.resolve()), protocol, shown, workers),
             batch_size=None,
-            concurrency=workers.number,
-            num_gpus=1 if use_gpu else 0,
-            num_cpus=1,
-            scheduling_strategy="SPREAD",
+            **workers.resources,
         )
     )
     confusion = np.zeros((len(shards.classes),) * 2, dtype=np.int64)
-    counted: dict[int, _Counted] = {}
+    counted: dict[int, Counted] = {}
     skipped: dict[int, Skipped] = {}
     for result in results.iter_rows():
         confusion += result["confusion"]
@@ -189,77 +192,11 @@ def load_evaluation(file: Path) -> Stored:
     return found
 
 
-class Workers(NamedTuple):
-    """Processes that predict side by side."""
-
-    number: int
-    on_one_node: int
-    """How many share the cores of a machine, at most."""
-
-
-def count_workers(wanted: int | None, *, use_gpu: bool) -> Workers:
-    """Return how many processes predict.
-
-    Raises:
-        ValueError: If the cluster has no room for so many; Ray would wait for ever.
-    """
-    resources = ray.cluster_resources()
-    nodes = max(1, sum(node["Alive"] for node in ray.nodes()))
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-    number = wanted if wanted is not None else (max(1, gpus) if use_gpu else 1)
-    if number < 1:
-        raise ValueError(f"num_workers must be >= 1, but got {number}.")
-    if use_gpu and number > gpus:
-        raise ValueError(f"num_workers={number} on GPUs takes as many, but Ray sees {gpus}.")
-    if number >= cpus:
-        raise ValueError(
-            f"num_workers must be less than the CPUs that Ray has ({cpus}), so that one is left to read images, but"
-            f" got {number}."
-        )
-    return Workers(number, -(-number // nodes))
-
-
-class _Counted(NamedTuple):
-    """What an image adds to the scores."""
-
-    number: int
-    """Of its row."""
-    id: str
-    counts: Int64[np.ndarray, "3 class"]
-    boundary: Int64[np.ndarray, "3 class"]
-    example: Example | None
-
-
-class _Predictor:
-    """Predicts blocks of images, one after the other."""
-
-    def __init__(
-        self, checkpoint: str, protocol: EvaluateConfig | None, shown: frozenset[int], num_sharing: int
-    ) -> None:
-        self._loaded = load_segmentor(Path(checkpoint))
-        self._protocol = protocol
-        self._shown = shown
-        if torch.cuda.is_available():
-            self._loaded.model.to("cuda")
-        else:
-            set_up(torch.device("cpu"), num_sharing)
-
-    def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
-        num_classes = len(self._loaded.meta.classes)
-        confusion = np.zeros((num_classes,) * 2, dtype=np.int64)
-        counted, skipped = [], {}
-        for number, id_, image, label, reason in zip(*(block[name] for name in BLOCK_COLUMNS), strict=True):
-            if reason:
-                skipped[int(number)] = str(id_), str(reason)
-                continue
-            prediction = predict(self._loaded, image, self._protocol)
-            mine = confusion_matrix(prediction, label, num_classes)
-            confusion += mine
-            near = boundary_counts(prediction, label, num_classes)
-            example = Example(str(id_), image, label, prediction) if int(number) in self._shown else None
-            counted.append(_Counted(int(number), str(id_), counts_of(mine), near, example))
-        return {"confusion": [confusion], "counted": [counted], "skipped": [json.dumps(skipped)]}
-
-
 def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+if __name__ == "__main__":
+    from pipeline.evaluate_command import main
+
+    main()

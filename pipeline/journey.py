@@ -5,7 +5,6 @@ are the same program.
 """
 
 import json
-import math
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -20,6 +19,7 @@ from pipeline.fit import fit, wants_gpu
 from pipeline.options import RESULT, Request, store
 from pipeline.prepare import prepare_with_bar
 from pipeline.progress import SKIPPED, Bar, MetricsLog, Record, duration, follow, open_mailbox, whole_lines
+from pipeline.result import print_scores, score_fields
 from pipeline.session import ray_session
 from pipeline.shard_file import Skipped
 from pipeline.shards import Shards
@@ -200,18 +200,10 @@ def _evaluate(checkpoint: Path, shards: Shards, use_gpu: bool) -> Evaluation:
 def write_result(folder: Path, config: RunConfig, shards: Shards, evaluation: Evaluation, seconds: float) -> Path:
     """Write `result.json`; `seconds` is what the run took in all."""
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    scores = evaluation.scores
     result = {
         "dataset": shards.dataset,
         "split": "val",
-        "void": "left out",
-        "miou": _number(scores.miou),
-        "per_class_iou": dict(zip(shards.classes, map(_number, scores.per_class_iou), strict=True)),
-        "pixel_accuracy": _number(scores.pixel_accuracy),
-        "mean_class_accuracy": _number(scores.mean_class_accuracy),
-        "frequency_weighted_iou": _number(scores.frequency_weighted_iou),
-        "boundary_iou": _number(scores.boundary_iou),
-        "per_class_boundary_iou": dict(zip(shards.classes, map(_number, scores.per_class_boundary_iou), strict=True)),
+        **score_fields(shards.classes, evaluation.scores),
         "images": evaluation.num_images,
         "steps": config.train.steps,
         "seed": config.seed,
@@ -229,21 +221,10 @@ def write_result(folder: Path, config: RunConfig, shards: Shards, evaluation: Ev
     return file
 
 
-def _number(value: float | None) -> float | None:
-    """Return a number that JSON has: NaN is not one."""
-    return None if value is None or math.isnan(value) else float(value)
-
-
 def _show(file: Path) -> Path:
     """Print a result as a table."""
     result: dict[str, Any] = json.loads(file.read_text())
-    width = max(14, *map(len, result["per_class_iou"]))
-    print(f"\n{'class':<{width}}  IoU %\n{'-' * (width + 7)}")
-    for name, iou in result["per_class_iou"].items():
-        print(f"{name:<{width}}  {_percent(iou)}")
-    print("-" * (width + 7))
-    print(f"{'mIoU':<{width}}  {_percent(result['miou'])}")
-    print(f"{'pixel accuracy':<{width}}  {_percent(result['pixel_accuracy'])}")
+    print_scores(result)
     print(
         f"\n{result['dataset']} {result['split']}, {result['images']} images, void left out;"
         f" {result['steps']} steps at {result['images_per_second']:.1f} images/s,"
@@ -259,7 +240,3 @@ def _show(file: Path) -> Path:
     print(f"Checkpoint: {result['checkpoint']}\nPicture:    {result['picture']}")
     print(f"Metrics:    {folder / 'metrics.jsonl'}; tensorboard --logdir {folder / 'tensorboard'}")
     return file
-
-
-def _percent(value: float | None) -> str:
-    return "    -" if value is None else f"{100 * value:5.1f}"

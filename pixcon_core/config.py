@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 Keys = Literal["batch", "pixel", "region", "pixel+region"]
 KeySampling = Literal["random", "hardest", "semi_hard"]
 LabelMode = Literal["nearest", "majority"]
+Device = Literal["auto", "cpu", "cuda"]
 
 
 def _require(holds: bool, name: str, rule: str, value: object, way_out: str = "") -> None:
@@ -264,7 +265,7 @@ class TrainConfig:
     num_workers: int = 1
     """Processes that train side by side, each on one GPU or on CPU."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """auto: a GPU for each worker where the cluster has any."""
 
     def __post_init__(self) -> None:
