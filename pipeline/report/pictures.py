@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.checkpoint import load_segmentor
 from pipeline.inference import predict
-from pipeline.picture import colour
+from pipeline.picture import Palette, colour
 from pipeline.report.folder import Run
 from pipeline.report.scores import evaluation
 from pipeline.report.text import percent, signed
@@ -157,41 +157,50 @@ def _panels(
     name = stored.id
     before, after = (prediction == stored.label for prediction in predictions)
     labelled = stored.label != VOID_ID
-    changes = np.zeros((*stored.label.shape, 3), dtype=np.uint8)
-    changes[labelled] = SAME
-    changes[labelled & after & ~before], changes[labelled & before & ~after] = BETTER, WORSE
-    share = labelled.sum() or 1
-    gained, lost = ((labelled & a & ~b).sum() / share for a, b in ((after, before), (before, after)))
-    maps = [colour(ids, shards.palette) for ids in (stored.label, *predictions)]
+    changes = np.select([~labelled, after & ~before, before & ~after], [VOID_ID, 0, 1], 2).astype(np.uint8)
+    share = max(1, int(labelled.sum()))
+    gained, lost = (int((changes == i).sum()) / share for i in (0, 1))
     return [
-        _panel("image", stored.image, f"Image {name}.", photograph=True),
-        _panel("truth", maps[0], f"True classes of {name}, by colour: {_most(stored.label, shards)}."),
-        _panel("baseline", maps[1], f"Classes that the baseline predicts in {name}: mIoU {percent(miou[0])} %."),
-        _panel("contrast", maps[2], f"Classes that contrast predicts in {name}: mIoU {percent(miou[1])} %."),
-        _panel(
+        _photograph(stored.image, f"Image {name}."),
+        _areas("truth", stored.label, shards.palette, f"True classes of {name}: {_most(stored.label, shards)}."),
+        _areas("baseline", predictions[0], shards.palette, f"What the baseline predicts in {name}: {_score(miou[0])}."),
+        _areas("contrast", predictions[1], shards.palette, f"What contrast predicts in {name}: {_score(miou[1])}."),
+        _areas(
             "changes",
             changes,
+            (BETTER, WORSE, SAME),
             f"Where they differ in {name}: contrast alone is right in {percent(gained)} % of the labelled pixels, the"
             f" baseline alone in {percent(lost)} %; {signed(miou[1] - miou[0])} points of mIoU.",
         ),
     ]
 
 
-def _panel(title: str, pixels: UInt8[np.ndarray, "height width 3"], alt: str, *, photograph: bool = False) -> Panel:
+def _photograph(pixels: UInt8[np.ndarray, "height width 3"], alt: str) -> Panel:
     picture = Image.fromarray(pixels)
+    size = _size(picture)
+    return Panel("image", data_uri(picture.resize(size, Image.Resampling.LANCZOS), "JPEG"), alt, *size)
+
+
+def _areas(title: str, ids: UInt8[np.ndarray, "height width"], palette: Palette, alt: str) -> Panel:
+    picture = Image.fromarray(ids)
+    size = _size(picture)
+    small = picture.resize(size, Image.Resampling.NEAREST)
+    small.putpalette(colour(np.arange(256, dtype=np.uint8), palette).tobytes())
+    return Panel(title, data_uri(small, "PNG"), alt, *size)
+
+
+def _size(picture: Image.Image) -> tuple[int, int]:
     width = min(PANEL_WIDTH, picture.width)
-    size = width, max(1, round(picture.height * width / picture.width))
-    if photograph:
-        source = data_uri(picture.resize(size, Image.Resampling.LANCZOS), "JPEG")
-    else:
-        small = picture.resize(size, Image.Resampling.NEAREST)
-        few = small.quantize(256, dither=Image.Dither.NONE) if len(small.getcolors(1 << 24) or ()) <= 256 else small
-        source = data_uri(few, "PNG")
-    return Panel(title, source, alt, *size)
+    return width, max(1, round(picture.height * width / picture.width))
+
+
+def _score(miou: float) -> str:
+    return f"mIoU {percent(miou)} %"
 
 
 def _most(label: UInt8[np.ndarray, "height width"], shards: Shards) -> str:
     """Name the largest classes of an image."""
     ids, counts = np.unique(label[label != VOID_ID], return_counts=True)
     largest = ids[np.argsort(-counts, kind="stable")][:3]
-    return ", ".join(shards.classes[int(i)] for i in largest) or "nothing labelled"
+    named = ", ".join(shards.classes[int(i)] for i in largest)
+    return f"most of it {named}" if named else "nothing is labelled"

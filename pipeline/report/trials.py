@@ -99,6 +99,7 @@ def load_study(folder: Path) -> optuna.Study:
     file = folder / STUDY_FILE
     if not file.exists():  # Optuna would make an empty one
         raise ValueError(f"there is no {STUDY_FILE} in the search's folder")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.load_study(study_name=STUDY, storage=f"sqlite:///{file.resolve()}")
