@@ -7,6 +7,7 @@ training.pt         optimiser, contrast memory, time spent; loaded with weights_
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,3 +129,20 @@ def load_training(folder: Path) -> dict[str, Any]:
     if not isinstance(training, dict):
         raise CheckpointError(f"{file} must hold a dict of optimiser, memory and clock, but holds {type(training)}.")
     return training
+
+
+def newest_checkpoint(place: Path) -> Path | None:
+    """Return the newest of the checkpoints that `keep_newest` left in a folder."""
+    return max(place.glob("checkpoint-*"), default=None)
+
+
+def keep_newest(checkpoint: Path, place: Path, step: int) -> None:
+    """Copy a checkpoint into a folder, whole or not at all, and remove the ones before it."""
+    earlier = list(place.glob("checkpoint-*"))
+    partial = place / "partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(checkpoint, partial)
+    partial.chmod(0o755)  # temporary folders are their owner's alone
+    partial.rename(place / f"checkpoint-{step:08}")
+    for one in earlier:
+        shutil.rmtree(one)

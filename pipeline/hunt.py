@@ -9,6 +9,7 @@ import numpy as np
 import optuna
 from jaxtyping import Int64
 
+from pipeline.checkpoint import newest_checkpoint
 from pipeline.options import Request
 from pipeline.progress import SKIPPED
 from pipeline.progress import Record as Message
@@ -17,7 +18,7 @@ from pipeline.search_report import Gain, Table, print_end, write_best, write_tri
 from pipeline.skipping import load_skipped, skipped_line, store_skipped
 from pipeline.space import Space, starting_values
 from pipeline.study import BASELINE, Record, best_of, records
-from pipeline.trial import COUNTS, Task, newest_checkpoint, seed_folder
+from pipeline.trial import COUNTS, Task, seed_folder
 from pixcon_core.metrics import paired_bootstrap
 
 

@@ -6,6 +6,7 @@ are the same program.
 
 import json
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,7 +71,7 @@ def run(request: Request) -> Path:
         evaluation = _evaluate(checkpoint, shards, use_gpu)
     save_evaluation(evaluation, folder)
     picture.draw(evaluation.examples, shards.classes, shards.palette, folder / "predictions.png")
-    return _show(_write_result(folder, config, shards, evaluation, time.monotonic() - start))
+    return _show(write_result(folder, config, shards, evaluation, time.monotonic() - start))
 
 
 def find_data(config: RunConfig, out: Path) -> Source:
@@ -121,23 +122,44 @@ def new_folder(out: Path, name: str) -> Path:
 
 
 def _train(job: Job, folder: Path) -> Path:
-    bar, log = Bar("Training", "step"), MetricsLog(folder)
+    bar = Bar("Training", "step")
 
     def on_record(record: Record) -> None:
         if SKIPPED in record:
-            store_skipped(folder, record[SKIPPED])
             print(skipped_line(record[SKIPPED]))
             return
-        log.write(record)
         shown = {name: record[name] for name in ("loss", "contrast") if name in record}
         bar.update(record["step"], job.config.train.steps, **shown)
 
-    mailbox = open_mailbox(load_skipped(folder))
     try:
-        with follow(mailbox, on_record):
-            return fit(job, mailbox, folder)
+        return train_logged(job, folder, on_record)
     finally:
         bar.close()
+
+
+def train_logged(job: Job, folder: Path, on_record: Callable[[Record], None]) -> Path:
+    """Train with Ray Train; write metrics and skipped images into the run folder, and pass them on.
+
+    Returns:
+        The final checkpoint.
+
+    Raises:
+        ValueError, TrainingError: As `pipeline.fit` does.
+    """
+    log = MetricsLog(folder)
+
+    def write(record: Record) -> None:
+        if SKIPPED in record:
+            store_skipped(folder, record[SKIPPED])
+        else:
+            log.write(record)
+        on_record(record)
+
+    mailbox = open_mailbox(load_skipped(folder))
+    try:
+        with follow(mailbox, write):
+            return fit(job, mailbox, folder)
+    finally:
         log.close()
 
 
@@ -156,7 +178,8 @@ def _evaluate(checkpoint: Path, shards: Shards, use_gpu: bool) -> Evaluation:
     return evaluation
 
 
-def _write_result(folder: Path, config: RunConfig, shards: Shards, evaluation: Evaluation, seconds: float) -> Path:
+def write_result(folder: Path, config: RunConfig, shards: Shards, evaluation: Evaluation, seconds: float) -> Path:
+    """Write `result.json`; `seconds` is what the run took in all."""
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     result = {
         "dataset": shards.dataset,

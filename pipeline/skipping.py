@@ -1,6 +1,7 @@
 """Images that can no longer be read: named in the run folder, and held to a share of their split."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,24 @@ def skip(
         TooManySkippedError: If there are more than the share allows.
     """
     found = ray.get(mailbox.skip.remote(Skipped(split, *one)))
+    check_skipped(found, shards, split, max_bad_share=max_bad_share, num_images=num_images)
+
+
+def check_skipped(
+    found: Sequence[Skipped], shards: Shards, split: str, *, max_bad_share: float, num_images: int | None = None
+) -> None:
+    """Refuse to go on where too many images of a split cannot be read.
+
+    Args:
+        found: Those found since the shards were written.
+        shards: The prepared data set; it names those that were left out then.
+        split: Theirs.
+        max_bad_share: `ingest.max_bad_share`.
+        num_images: Images of the split that are used; None for all.
+
+    Raises:
+        TooManySkippedError: If there are more than the share allows.
+    """
     before = [other for other in shards.skipped if other.split == split]
     total = (shards.splits[split].num_images if num_images is None else num_images) + len(before)
     try:

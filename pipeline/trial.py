@@ -26,7 +26,7 @@ from jaxtyping import Int64
 from ray import tune
 
 from pipeline.cache import Cache, fetch
-from pipeline.checkpoint import Loaded, load_meta, load_segmentor
+from pipeline.checkpoint import Loaded, load_meta, load_segmentor, newest_checkpoint
 from pipeline.inference import predict
 from pipeline.progress import open_mailbox
 from pipeline.rows import Row, Stored, read_rows, split_rows
@@ -34,7 +34,7 @@ from pipeline.session import quiet_data_logs
 from pipeline.shards import Shards
 from pipeline.skipping import TooManySkippedError, skip
 from pipeline.train import Job, Worker, set_up
-from pipeline.worker import telling, work
+from pipeline.worker import telling, to_mailbox, work
 from pixcon_core.config import override, unflatten
 from pixcon_core.metrics import confusion_matrix, counts_of, miou_of
 from pixcon_core.models.weights import reason
@@ -200,7 +200,7 @@ def train_seeds(
             work(
                 job,
                 worker,
-                task.mailbox,
+                to_mailbox(task.mailbox, job),
                 start=start,
                 until=until,
                 put=lambda record: None,
@@ -211,11 +211,6 @@ def train_seeds(
 def seed_folder(place: Path, number: int) -> Path:
     """Return where a trial keeps the checkpoint of one of its seeds, the first one being 0."""
     return place / f"seed-{number}"
-
-
-def newest_checkpoint(home: Path) -> Path | None:
-    """Return the newest checkpoint in a seed's folder."""
-    return max(home.glob("checkpoint-*"), default=None)
 
 
 def load_scores(home: Path) -> list[Score]:

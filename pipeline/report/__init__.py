@@ -46,9 +46,9 @@ def write_report(folder: Path, *, progress: Progress | None = None) -> Path:
     return file
 
 
-def try_report(folder: Path) -> None:
+def try_report(folder: Path, *, progress: Progress | None = None) -> None:
     """Write the page at the end of longer work, which is not to fail because of it, and say where it is."""
     try:
-        print(f"Page:  {write_report(folder)}")
+        print(f"Page:  {write_report(folder, progress=progress)}")
     except Exception as error:  # whatever it is, what the page was to show is on disk
         print(f"note: no page: {error}. To try again: python -m pipeline.report {folder}")
