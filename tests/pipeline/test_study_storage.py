@@ -1,0 +1,110 @@
+"""Where the study of a search lies, and that passwords stay out of what is written down."""
+
+import json
+import pickle
+from dataclasses import replace
+
+import optuna
+import pytest
+
+from pipeline.options import CONFIG, load, parse, store
+from pipeline.search_options import SearchOptions, masked
+from pipeline.study import Sampling, StudySearch, enqueue_first, open_study, records
+from pixcon_core.presets import PRESETS
+
+SPACE = {"contrast.temperature": optuna.distributions.FloatDistribution(0.03, 1.0, log=True)}
+SECRET = "s3cret"
+
+
+def folders(tmp_path, *names):
+    made = [tmp_path / name / "camvid-search-1" for name in names]
+    for folder in made:
+        folder.mkdir(parents=True)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (f"postgresql://me:{SECRET}@host:1/db", "postgresql://me:***@host:1/db"),
+        (f"mysql+pymysql://me@host/db?Password={SECRET}&ssl=1", "mysql+pymysql://me@host/db?Password=***&ssl=1"),
+        ("postgresql://me:${PGPASSWORD}@host/db", "postgresql://me:${PGPASSWORD}@host/db"),
+        ("postgresql://me@host/db", "postgresql://me@host/db"),
+        ("sqlite:////tmp/study.db", "sqlite:////tmp/study.db"),
+    ],
+)
+def test_a_password_is_masked_and_nothing_else(url, shown):
+    assert masked(url) == shown
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "journal"])
+def test_searches_in_one_storage_have_studies_of_their_own_and_find_them_again(scheme, tmp_path, monkeypatch):
+    monkeypatch.setenv("STUDIES", str(tmp_path / "studies"))
+    url = f"{scheme}:///$STUDIES"
+    first, second = folders(tmp_path, "a", "b")
+    for folder, value in ((first, 0.1), (second, 0.2)):
+        study = open_study(folder, url)
+        enqueue_first(study, {"contrast.temperature": value})
+        study.tell(study.ask(SPACE), value)
+    for folder, name, value in ((first, "camvid-search-1", 0.1), (second, "camvid-search-1-2", 0.2)):
+        study = open_study(folder, url)
+        assert study.study_name == name
+        assert json.loads((folder / "study.json").read_text()) == {"storage": url, "study": name}
+        assert [one.state for one in records(study)] == ["complete"]
+        assert study.best_params == {"contrast.temperature": value}
+
+
+def test_a_storage_without_the_study_of_the_folder_is_refused(tmp_path):
+    (folder,) = folders(tmp_path, "a")
+    open_study(folder, f"sqlite:///{tmp_path}/one.db")
+    with pytest.raises(ValueError, match=r"has no study camvid-search-1, which .*study\.json names"):
+        open_study(folder, f"sqlite:///{tmp_path}/other.db")
+
+
+def test_a_search_goes_on_only_with_the_password_that_is_not_written_down(tmp_path):
+    url = f"postgresql://me:{SECRET}@host/db"
+    folder = tmp_path / "mini-camvid-search-1"
+    folder.mkdir()
+    store(folder, "mini-camvid", PRESETS["mini-camvid"], SearchOptions(storage=url, seeds_per_trial=2))
+    assert SECRET not in (folder / CONFIG).read_text()
+    assert load(folder).search == SearchOptions(storage=masked(url), seeds_per_trial=2)
+    again = ["--search", "--resume", "--out", str(tmp_path)]
+    with pytest.raises(ValueError, match=r"the password of postgresql://me:\*\*\*@host/db is not written down"):
+        parse(again)
+    with pytest.raises(ValueError, match=r"--storage is postgresql://me:\*\*\*@host/db .* not sqlite:///x\.db"):
+        parse([*again, "--storage", "sqlite:///x.db"])
+    with pytest.raises(ValueError, match=r"--seeds_per_trial is 2 .* not 3"):
+        parse([*again, "--storage", url, "--seeds_per_trial", "3"])
+    assert parse([*again, "--storage", url]).search == SearchOptions(storage=url, seeds_per_trial=2)
+
+
+def test_what_ray_tune_writes_down_of_the_searcher_has_no_url(tmp_path):
+    study = open_study(*folders(tmp_path, SECRET))
+    searcher = StudySearch(study, SPACE, 8, Sampling(), print)
+    assert SECRET in str(pickle.dumps(study._storage))
+    assert SECRET not in str(pickle.dumps(searcher))
+
+
+def test_what_a_trial_chooses_hangs_on_its_number_and_what_is_known_not_on_the_process():
+    chosen = {}
+    for how in ("once", "again"):
+        study = optuna.create_study()
+        for number in range(8):
+            if how == "again":  # as after a resume: another study object over the same trials
+                trials = study.get_trials()
+                study = optuna.create_study()
+                study.add_trials(trials)
+            study.sampler = Sampling(seed=3, trials=8).sampler(number)
+            trial = study.ask()
+            study.tell(trial, trial.suggest_float("x", 0, 1) ** 2)
+        chosen[how] = [trial.params["x"] for trial in study.trials]
+    assert chosen["once"] == chosen["again"]
+    assert len(set(chosen["once"])) == 8
+
+
+def test_seeds_and_resources_are_checked():
+    for field in ("seeds_per_trial", "cpus_per_trial"):
+        with pytest.raises(ValueError, match=f"{field} must be"):
+            replace(SearchOptions(), **{field: 0})
+    with pytest.raises(ValueError, match="gpus_per_trial must be >= 0"):
+        SearchOptions(gpus_per_trial=-0.5)
