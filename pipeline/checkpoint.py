@@ -7,6 +7,7 @@ training.pt         optimiser, contrast memory, time spent; loaded with weights_
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from pixcon_core.models.weights import differences, reason
 
 WEIGHTS, META, TRAINING = "model.safetensors", "meta.json", "training.pt"
 PROJECTION = "projection."
+MAX_CLASSES = 255
+"""Labels are bytes, and 255 is void."""
 
 
 class CheckpointError(ValueError):
@@ -66,7 +69,7 @@ def load_meta(folder: Path) -> Meta:
     """
     try:
         stored = json.loads((folder / META).read_text())
-        return Meta(
+        meta = Meta(
             config=override(RunConfig(), stored["config"]),
             classes=tuple(stored["classes"]),
             palette=tuple(tuple(colour) for colour in stored["palette"]),
@@ -74,10 +77,28 @@ def load_meta(folder: Path) -> Meta:
             std=tuple(stored["std"]),
             step=int(stored["step"]),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        _check(meta)
+        return meta
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        what = f"{META} has no {error}" if isinstance(error, KeyError) else reason(error)
         raise CheckpointError(
-            f"{folder} is not a checkpoint: expected {WEIGHTS}, {META} and {TRAINING} in it ({error})."
+            f"{folder} is not a checkpoint: expected {WEIGHTS}, {META} and {TRAINING} in it ({what})."
         ) from error
+
+
+def _check(meta: Meta) -> None:
+    """Raise ValueError or TypeError if what a file says is not what `save_checkpoint` writes."""
+    classes, palette = meta.classes, meta.palette
+    if not (1 <= len(classes) <= MAX_CLASSES and all(isinstance(name, str) and name.isprintable() for name in classes)):
+        raise ValueError(f"{META}: classes must be 1 to {MAX_CLASSES} names")
+    levels = [level for colour in palette for level in colour]
+    if {len(colour) for colour in palette} != {3} or not all(type(one) is int and 0 <= one <= 255 for one in levels):
+        raise ValueError(f"{META}: palette must be colours of three numbers in 0..255")
+    if len(palette) != len(classes):
+        raise ValueError(f"{META}: there are {len(palette)} colours for {len(classes)} classes")
+    figures = [float(one) for one in (*meta.mean, *meta.std)]
+    if not len(meta.mean) == len(meta.std) == 3 or not all(map(math.isfinite, figures)) or min(meta.std) <= 0:
+        raise ValueError(f"{META}: mean and std must be three numbers each, and std > 0")
 
 
 def load_segmentor(folder: Path) -> Loaded:
@@ -88,7 +109,10 @@ def load_segmentor(folder: Path) -> Loaded:
     """
     meta = load_meta(folder)
     fresh = dataclasses.replace(meta.config.model, pretrained="false")
-    model = build_segmentor(fresh, num_classes=len(meta.classes), projection=False)
+    try:
+        model = build_segmentor(fresh, num_classes=len(meta.classes), projection=False)
+    except (ValueError, RuntimeError) as error:  # RuntimeError: of sizes that no memory holds
+        raise CheckpointError(f"{folder / META} describes no model that can be built: {reason(error)}.") from error
     load_weights(folder, model)
     return Loaded(model.eval(), meta)
 

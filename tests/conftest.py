@@ -57,3 +57,23 @@ def s3_url(s3_server):
 def tiny_camvid(tmp_path_factory) -> Path:
     """A folder in CamVid's layout: 20 training and 6 validation images of 192x144. Not to be changed."""
     return make_miniature("mini-camvid", tmp_path_factory.mktemp("tiny") / "camvid", num_train=20, num_val=6)
+
+
+@pytest.fixture(scope="session")
+def fresh_checkpoint(tmp_path_factory) -> Path:
+    """A checkpoint for CamVid that was never trained, but whose predictions differ from pixel to pixel."""
+    from pipeline.checkpoint import Meta, save_checkpoint
+    from pixcon_core.config import ModelConfig, RunConfig
+    from pixcon_core.data import DATASETS
+    from pixcon_core.models import build_segmentor, normalization
+
+    spec = DATASETS["camvid"]
+    config = ModelConfig(backbone="resnet10t", pretrained="false", head_channels=16, projection_dim=16)
+    torch.manual_seed(0)
+    model = build_segmentor(config, len(spec.classes))
+    model.head.classifier[-1].weight.data.mul_(50)
+    folder = tmp_path_factory.mktemp("fresh") / "checkpoint"
+    folder.mkdir()
+    meta = Meta(RunConfig(dataset="camvid", model=config), spec.classes, spec.palette, *normalization(config), 3)
+    save_checkpoint(folder, model, meta, {})
+    return folder

@@ -6,35 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from pipeline.checkpoint import Meta, load_segmentor, save_checkpoint
+from pipeline.checkpoint import load_segmentor
 from pipeline.evaluate import evaluate, load_evaluation, save_evaluation
 from pipeline.inference import predict
 from pipeline.prepare import prepare
 from pipeline.rows import read_rows, split_rows
 from pipeline.sources import find_all_pairs
 from pixcon_core.boundary import boundary_counts
-from pixcon_core.config import EvaluateConfig, ModelConfig, RunConfig
+from pixcon_core.config import EvaluateConfig
 from pixcon_core.data import DATASETS
 from pixcon_core.metrics import confusion_matrix, miou_of, scores
-from pixcon_core.models import build_segmentor, normalization
 
 SPEC = DATASETS["camvid"]
-MODEL = ModelConfig(backbone="resnet10t", pretrained="false", head_channels=16, projection_dim=16)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """Fresh weights, whose predictions differ from pixel to pixel."""
-    torch.manual_seed(0)
-    model = build_segmentor(MODEL, len(SPEC.classes))
-    model.head.classifier[-1].weight.data.mul_(50)
-    folder = tmp_path_factory.mktemp("checkpoint")
-    stated = normalization(MODEL)
-    meta = Meta(RunConfig(dataset="camvid", model=MODEL), SPEC.classes, SPEC.palette, stated.mean, stated.std, 3)
-    save_checkpoint(folder, model, meta, {})
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +28,12 @@ def shards(ray_cluster, tiny_camvid, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(checkpoint, shards):
-    return evaluate(checkpoint, shards, split="train", num_examples=2)
+def found(fresh_checkpoint, shards):
+    return evaluate(fresh_checkpoint, shards, split="train", num_examples=2)
 
 
-def test_it_is_what_a_plain_loop_over_the_images_gives(checkpoint, shards, found):
-    loaded, matrices, bands, ids = load_segmentor(checkpoint), [], [], []
+def test_it_is_what_a_plain_loop_over_the_images_gives(fresh_checkpoint, shards, found):
+    loaded, matrices, bands, ids = load_segmentor(fresh_checkpoint), [], [], []
     for one in read_rows(shards.folder, split_rows(shards, "train")):
         prediction = predict(loaded, one.image)
         matrices.append(confusion_matrix(prediction, one.label, 11))
@@ -66,8 +50,8 @@ def test_it_is_what_a_plain_loop_over_the_images_gives(checkpoint, shards, found
     assert [one.id for one in found.examples] == [ids[0], ids[-1]]
 
 
-def test_two_workers_give_the_same(checkpoint, shards, found):
-    twice = evaluate(checkpoint, shards, split="train", num_examples=2, num_workers=2)
+def test_two_workers_give_the_same(fresh_checkpoint, shards, found):
+    twice = evaluate(fresh_checkpoint, shards, split="train", num_examples=2, num_workers=2)
     assert twice.images.ids == found.images.ids
     for name in ("confusion", "boundary"):
         np.testing.assert_array_equal(getattr(twice, name), getattr(found, name))
@@ -77,10 +61,10 @@ def test_two_workers_give_the_same(checkpoint, shards, found):
         np.testing.assert_array_equal(one.prediction, other.prediction)
 
 
-def test_another_protocol_than_the_checkpoint_s_may_be_asked_for(checkpoint, shards):
+def test_another_protocol_than_the_checkpoint_s_may_be_asked_for(fresh_checkpoint, shards):
     protocol = EvaluateConfig(window=(64, 64), flip=True)
-    found = evaluate(checkpoint, shards, protocol=protocol, num_examples=1)
-    example, loaded = found.examples[0], load_segmentor(checkpoint)
+    found = evaluate(fresh_checkpoint, shards, protocol=protocol, num_examples=1)
+    example, loaded = found.examples[0], load_segmentor(fresh_checkpoint)
     np.testing.assert_array_equal(example.prediction, predict(loaded, example.image, protocol))
     assert (example.prediction != predict(loaded, example.image)).any()
 
@@ -116,25 +100,25 @@ def test_what_is_no_evaluation_is_refused(found, tmp_path, damage):
         load_evaluation(file)
 
 
-def test_more_workers_than_there_is_room_for_are_refused(checkpoint, shards):
+def test_more_workers_than_there_is_room_for_are_refused(fresh_checkpoint, shards):
     with pytest.raises(ValueError, match="num_workers must be less than the CPUs that Ray has"):
-        evaluate(checkpoint, shards, num_workers=1000)
+        evaluate(fresh_checkpoint, shards, num_workers=1000)
     with pytest.raises(ValueError, match="num_workers must be >= 1, but got 0"):
-        evaluate(checkpoint, shards, num_workers=0)
+        evaluate(fresh_checkpoint, shards, num_workers=0)
 
 
-def test_a_split_that_is_not_there_is_named(checkpoint, shards):
+def test_a_split_that_is_not_there_is_named(fresh_checkpoint, shards):
     with pytest.raises(ValueError, match="camvid has no split 'test' here, only train, val"):
-        evaluate(checkpoint, shards, split="test")
+        evaluate(fresh_checkpoint, shards, split="test")
 
 
-def test_a_damaged_image_is_left_out_and_named(checkpoint, shards, tmp_path):
+def test_a_damaged_image_is_left_out_and_named(fresh_checkpoint, shards, tmp_path):
     folder = Path(shutil.copytree(shards.folder, tmp_path / "damaged"))
     file = folder / "val-00000.parquet"
     data = bytearray(file.read_bytes())
     data[data.find(b"\x89PNG") + 60] ^= 0xFF
     file.write_bytes(data)
-    found = evaluate(checkpoint, dataclasses.replace(shards, folder=str(folder)))
+    found = evaluate(fresh_checkpoint, dataclasses.replace(shards, folder=str(folder)))
     assert found.num_images == 5
     (one,) = found.skipped
     assert one.id not in found.images.ids
