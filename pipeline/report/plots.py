@@ -57,7 +57,6 @@ def chart(
     x: str,
     y: str,
     log_x: bool = False,
-    size: tuple[float, float] = (WIDTH, HEIGHT),
 ) -> Markup:
     """Return lines and marks over two axes.
 
@@ -67,10 +66,9 @@ def chart(
         x: Name of the axis, with its unit.
         y: The same.
         log_x: Whether that axis is logarithmic.
-        size: Inches.
     """
     with _style():
-        figure, axes = _axes(size)
+        figure, axes = _axes((WIDTH, HEIGHT))
         for one in series:
             if isinstance(one, Line):
                 xs, ys = thin(one.x, one.y)

@@ -5,12 +5,12 @@ import math
 from markupsafe import Markup
 
 from pipeline.report.folder import BASELINE
-from pipeline.report.plots import FIRST, MUTED, SECOND, Line, Points, chart
+from pipeline.report.plots import FIRST, INK, MUTED, SECOND, Line, Points, chart
 from pipeline.report.text import short
 from pipeline.report.trials import Search
 from pipeline.study import Record
 
-STATES = {"complete": (SECOND, "o"), "stopped": (MUTED, "v"), "failed": (FIRST, "x"), "running": (MUTED, "+")}
+STATES = {"complete": (SECOND, "o"), "stopped": (MUTED, "v"), "failed": (INK, "x"), "running": (MUTED, "+")}
 """How a trial ended: colour and mark."""
 
 
@@ -87,7 +87,7 @@ def slices(search: Search) -> list[Markup]:
         )
         xs = values if numeric else [str(value) for value in values]
         log = numeric and name in search.logarithmic and all(value > 0 for value in values)
-        charts.append(chart(alt, [Points(xs, scores)], x=name, y="val mIoU, %", log_x=log, size=(3.2, 2.4)))
+        charts.append(chart(alt, [Points(xs, scores, colour=SECOND)], x=name, y="val mIoU, %", log_x=log))
     return charts
 
 
