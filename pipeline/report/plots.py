@@ -117,7 +117,7 @@ def intervals(alt: str, rows: Sequence[tuple[str, float, float, float]], *, x: s
 def scatter_map(
     alt: str, points: np.ndarray, labels: np.ndarray, names: Mapping[int, str], palette: Mapping[int, str]
 ) -> Markup:
-    """Return a map of labelled points, each class named where its points are densest.
+    """Return a map of labelled points, each class named amid its points.
 
     Args:
         alt: What is to be seen.
@@ -177,6 +177,7 @@ def _style() -> Any:
         {
             "svg.fonttype": "none",
             "svg.hashsalt": "pixcon",
+            "text.parse_math": False,  # names of classes are others' text
             "font.size": 11,
             "text.color": INK,
             "axes.labelcolor": INK,

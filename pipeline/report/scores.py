@@ -104,7 +104,7 @@ def headline(dataset: Dataset) -> Headline:
     warnings = [
         "drawn miniature images, not photographs" if dataset.kind == "miniature" else "",
         _shortened(dataset, runs),
-        "one seed" if len(by_seed) == 1 else "",
+        "one seed, and the interval knows nothing of others" if len(by_seed) == 1 else "",
     ]
     return Headline(
         dataset.name,
