@@ -12,6 +12,7 @@ page.py         all of it -> report.html
 Also a command: `python -m pipeline.report FOLDER`.
 """
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def write_report(folder: Path, *, progress: Progress | None = None) -> Path:
     Raises:
         ValueError: If the folder is none of these.
     """
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # the first time it tells of its fonts
     from pipeline.report.folder import read_folder
     from pipeline.report.page import render  # some seconds: scikit-learn, matplotlib, Optuna
 

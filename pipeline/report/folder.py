@@ -99,7 +99,10 @@ def read_folder(folder: Path) -> Contents:
         ValueError: If it is not one of ours.
     """
     if (folder / REPRODUCE).exists():
-        return _read_reproduction(folder)
+        try:
+            return _read_reproduction(folder)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{folder / REPRODUCE} is not what pipeline.reproduce writes ({error!r}).") from error
     stored = read_json(folder / CONFIG)
     if not stored or "config" not in stored:
         raise ValueError(

@@ -26,6 +26,7 @@ from pipeline.report.scores import (
     headline,
     interval_chart,
     other_scores,
+    training_speed,
 )
 from pipeline.report.separation import (
     MAX_IMAGES,
@@ -41,7 +42,6 @@ from pipeline.report.trials import FEW_TRIALS, Search, about_search, read_search
 from pipeline.shards import Shards
 
 PICTURE_WIDTH = 1100
-PACKAGES = ("pixcon", "torch", "timm", "ray", "optuna", "numpy")
 T = TypeVar("T")
 
 
@@ -73,6 +73,8 @@ class Part(NamedTuple):
     pictures: Pictures | None
     predictions: tuple[str, int, int] | None
     features: Features | None
+    speed: dict[str, float]
+    """Images trained per second, by method."""
 
 
 def render(contents: Contents, progress: Progress | None = None) -> str:
@@ -180,8 +182,11 @@ def _part(contents: Contents, dataset: Dataset, count: _Counter) -> Part:
         _heat_picture(confused) if confused is not None and is_large else "",
         _attempt("Training curves", notes, lambda: curves(dataset)) or [],
         pictures,
-        file_uri(picture, PICTURE_WIDTH) if pictures is None and picture.exists() else None,
+        _attempt("Predictions", notes, lambda: file_uri(picture, PICTURE_WIDTH))
+        if pictures is None and picture.exists()
+        else None,
         features,
+        training_speed(dataset),
     )
 
 

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from pipeline.checkpoint import load_segmentor
+from pipeline.checkpoint import Loaded, load_segmentor
 from pipeline.inference import predict
 from pipeline.picture import Palette, colour
 from pipeline.report.folder import Run
@@ -85,7 +86,7 @@ def best_and_worst(
     hurt = [id_ for id_ in reversed(by_gain[-EACH:]) if gain[id_] < 0]
     if baseline.checkpoint is None or contrast.checkpoint is None:
         raise ValueError("a checkpoint is no longer there")
-    models = [load_segmentor(run.checkpoint) for run in (baseline, contrast) if run.checkpoint]
+    models = [load_network(run.checkpoint) for run in (baseline, contrast) if run.checkpoint]
     shown: dict[str, Shown] = {}
     occurring: set[int] = set()
     found = read_rows(shards.folder, _rows_of(shards, "val", [*helped, *hurt]))
@@ -106,6 +107,13 @@ def best_and_worst(
         contrast.seed,
         (int((values > 0).sum()), int((values < 0).sum()), int((values == 0).sum())),
     )
+
+
+def load_network(checkpoint: Path) -> Loaded:
+    """Load a checkpoint for inference, on a GPU where there is one."""
+    loaded = load_segmentor(checkpoint)
+    loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return loaded
 
 
 def hex_colour(rgb: Sequence[int]) -> str:

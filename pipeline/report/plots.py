@@ -57,7 +57,6 @@ def chart(
     x: str,
     y: str,
     log_x: bool = False,
-    size: tuple[float, float] = (WIDTH, HEIGHT),
 ) -> Markup:
     """Return lines and marks over two axes.
 
@@ -67,10 +66,9 @@ def chart(
         x: Name of the axis, with its unit.
         y: The same.
         log_x: Whether that axis is logarithmic.
-        size: Inches.
     """
     with _style():
-        figure, axes = _axes(size)
+        figure, axes = _axes((WIDTH, HEIGHT))
         for one in series:
             if isinstance(one, Line):
                 xs, ys = thin(one.x, one.y)
@@ -119,7 +117,7 @@ def intervals(alt: str, rows: Sequence[tuple[str, float, float, float]], *, x: s
 def scatter_map(
     alt: str, points: np.ndarray, labels: np.ndarray, names: Mapping[int, str], palette: Mapping[int, str]
 ) -> Markup:
-    """Return a map of labelled points, each class named where its points are densest.
+    """Return a map of labelled points, each class named amid its points.
 
     Args:
         alt: What is to be seen.
@@ -179,6 +177,7 @@ def _style() -> Any:
         {
             "svg.fonttype": "none",
             "svg.hashsalt": "pixcon",
+            "text.parse_math": False,  # names of classes are others' text
             "font.size": 11,
             "text.color": INK,
             "axes.labelcolor": INK,

@@ -27,7 +27,6 @@ class Headline(NamedTuple):
     """What is said first of a data set."""
 
     dataset: str
-    kind: str
     images: int | None
     """Of the validation split."""
     seeds: list[int]
@@ -105,11 +104,10 @@ def headline(dataset: Dataset) -> Headline:
     warnings = [
         "drawn miniature images, not photographs" if dataset.kind == "miniature" else "",
         _shortened(dataset, runs),
-        "one seed" if len(by_seed) == 1 else "",
+        "one seed, and the interval knows nothing of others" if len(by_seed) == 1 else "",
     ]
     return Headline(
         dataset.name,
-        dataset.kind,
         images,
         seeds,
         miou,
@@ -124,11 +122,9 @@ def verdict(difference: dict[str, float] | None, by_seed: list[float], methods: 
     """Say in a sentence what contrast gained."""
     if not by_seed:
         missing = [method for method in (BASELINE, CONTRAST) if method not in methods]
-        return (
-            f"Nothing to compare with: there is no finished run of {' or '.join(missing)}."
-            if missing
-            else ("Nothing to compare: no seed has both a baseline and a contrast run.")
-        )
+        if missing:
+            return f"Nothing to compare with: there is no finished run of {' or '.join(missing)}."
+        return "Nothing to compare: no seed has both a baseline and a contrast run."
     if difference is None:
         return f"{signed(float(np.mean(by_seed)))} points of mIoU; no interval was computed."
     mean, low, high = (difference[name] for name in ("mean", "low", "high"))
@@ -173,16 +169,21 @@ def class_table(dataset: Dataset, colours: dict[str, str]) -> Classes:
 
 def other_scores(dataset: Dataset) -> list[tuple[str, dict[str, float]]]:
     """Return the scores besides mIoU: name, and mean over seeds by method, in 0..1."""
-    found = []
-    for key, title in OTHER_SCORES.items():
-        means = {}
-        for method in dataset.methods:
-            values = [run.result.get(key) for run in dataset.finished(method) if run.result]
-            if values and None not in values:
-                means[method] = float(np.mean(np.array(values, dtype=float)))
-        if means:
-            found.append((title, means))
-    return found
+    return [(title, means) for key, title in OTHER_SCORES.items() if (means := _means(dataset, key))]
+
+
+def training_speed(dataset: Dataset) -> dict[str, float]:
+    """Return images trained per second by method, mean over seeds."""
+    return _means(dataset, "images_per_second")
+
+
+def _means(dataset: Dataset, key: str) -> dict[str, float]:
+    means = {}
+    for method in dataset.methods:
+        values = [run.result.get(key) for run in dataset.finished(method) if run.result]
+        if values and None not in values:
+            means[method] = float(np.mean(np.array(values, dtype=float)))
+    return means
 
 
 def confusion(dataset: Dataset) -> Confusion:

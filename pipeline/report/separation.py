@@ -17,8 +17,9 @@ from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from pipeline.checkpoint import Loaded, load_segmentor
+from pipeline.checkpoint import Loaded
 from pipeline.inference import PAD_TO
+from pipeline.report.pictures import load_network
 from pipeline.rows import Stored, read_rows, split_rows
 from pipeline.shards import Shards
 
@@ -66,9 +67,7 @@ def sample_pixels(
     Raises:
         ValueError: If there are not two classes, or the networks' features differ in resolution.
     """
-    models = [load_segmentor(folder) for folder in checkpoints]
-    for loaded in models:
-        loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    models = [load_network(folder) for folder in checkpoints]
     counts = np.array(shards.splits["val"].class_pixels)
     classes = [int(i) for i in np.argsort(-counts, kind="stable")[:MAX_CLASSES] if counts[i] > 0]
     rows = split_rows(shards, "val")

@@ -5,12 +5,12 @@ import math
 from markupsafe import Markup
 
 from pipeline.report.folder import BASELINE
-from pipeline.report.plots import FIRST, MUTED, SECOND, Line, Points, chart
+from pipeline.report.plots import FIRST, INK, MUTED, SECOND, Line, Points, chart
 from pipeline.report.text import short
 from pipeline.report.trials import Search
 from pipeline.study import Record
 
-STATES = {"complete": (SECOND, "o"), "stopped": (MUTED, "v"), "failed": (FIRST, "x"), "running": (MUTED, "+")}
+STATES = {"complete": (SECOND, "o"), "stopped": (MUTED, "v"), "failed": (INK, "x"), "running": (MUTED, "+")}
 """How a trial ended: colour and mark."""
 
 
@@ -74,20 +74,20 @@ def slices(search: Search) -> list[Markup]:
     there = [one for one in search.trials if one.role != BASELINE and step in one.points]
     charts = []
     for name in search.settings:
-        mine = [
-            (one.changes[name], 100 * one.points[step]) for one in there if step is not None and name in one.changes
-        ]
+        mine = [(one.changes[name], 100 * one.points[step]) for one in there if name in one.changes]
         if len(mine) < 2:
             continue
         mine.sort(key=lambda pair: (str(type(pair[0])), pair[0] if _is_number(pair[0]) else str(pair[0])))
         values, scores = zip(*mine, strict=True)
         numeric = all(_is_number(value) for value in values)
-        alt = f"mIoU at step {step} by {name}, of {len(mine)} trials: " + "; ".join(
-            f"{short(value)}: {score:.1f} %" for value, score in mine
+        (low, worst), (high, best) = (choose(mine, key=lambda pair: pair[1]) for choose in (min, max))
+        alt = (
+            f"mIoU at step {step} by {name}, of {len(mine)} trials: from {worst:.1f} % at {short(low)} to {best:.1f} %"
+            f" at {short(high)}."
         )
         xs = values if numeric else [str(value) for value in values]
         log = numeric and name in search.logarithmic and all(value > 0 for value in values)
-        charts.append(chart(alt, [Points(xs, scores)], x=name, y="val mIoU, %", log_x=log, size=(3.2, 2.4)))
+        charts.append(chart(alt, [Points(xs, scores, colour=SECOND)], x=name, y="val mIoU, %", log_x=log))
     return charts
 
 

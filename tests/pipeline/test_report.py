@@ -310,8 +310,8 @@ def test_confused_pairs_are_the_largest_off_the_diagonal(whole, shards):
     runs = tuple(run(method, seed) for method in ("baseline", "contrast") for seed in (0, 1))
     found = confusion(Dataset("mini-camvid", runs))
     total = sum(
-        confusion_matrix(predict(load_segmentor(one.checkpoint), image.image), image.label, len(shards.classes))
-        for one in runs[2:]
+        confusion_matrix(predict(loaded, image.image), image.label, len(shards.classes))
+        for loaded in (load_segmentor(one.checkpoint) for one in runs[2:])
         for image in read_rows(shards.folder, split_rows(shards, "val"))
     )
     counts = {

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.checkpoint import Loaded, Meta
+from pipeline.report.plots import scatter_map, thin
 from pipeline.report.separation import features, labels_at, map_of, separation
 from pixcon_core.config import ModelConfig, RunConfig
 from pixcon_core.models import build_segmentor
@@ -97,3 +98,22 @@ def test_a_map_is_the_same_again_and_keeps_classes_together():
     distances = np.linalg.norm(first[:, None] - first[None], axis=2)
     np.fill_diagonal(distances, np.inf)
     assert (labels[distances.argmin(axis=1)] == labels).mean() > 0.95
+
+
+def test_charts_take_names_as_they_are_and_the_pages_colours():
+    points, labels = np.array([[0.0, 0.0], [1.0, 2.0], [3.0, 1.0]]), np.array([0, 1, 1])
+    svg = scatter_map('2 "classes"', points, labels, {0: "a$b^$<i>", 1: "x"}, {0: "#112233", 1: "#445566"})
+    assert svg.startswith("<svg ")
+    assert 'aria-label="2 &quot;classes&quot;"' in svg
+    assert "a$b^$&lt;i&gt;" in svg
+    assert "#112233" in svg
+    assert "fill: var(--ink)" in svg
+    assert "font-family" not in svg
+
+
+def test_long_lines_become_means_of_neighbours():
+    xs, ys = thin(range(450), [float(i % 3) for i in range(450)])
+    assert len(xs) == len(ys) == 150
+    np.testing.assert_array_equal(ys, np.ones(150))
+    np.testing.assert_array_equal(xs, 3 * np.arange(150) + 1)
+    assert len(thin(range(10), range(10))[0]) == 10

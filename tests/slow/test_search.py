@@ -119,6 +119,8 @@ def test_what_is_printed_fits_80_columns_and_is_ours(searched):
     rows = [line.split() for line in lines if re.match(r" +\d+ ", line)]
     assert sorted(int(row[0]) for row in rows) == [0, 1, 2, 3]
     assert lines[-1] == str(folder / "best.json")
+    assert lines[-2] == f"Page:  {folder / 'report.html'}"
+    assert "without contrast" in (folder / "report.html").read_text()
 
 
 def test_a_finished_search_that_is_resumed_shows_its_end_and_with_more_trials_goes_on(searched, tiny_camvid, capsys):
