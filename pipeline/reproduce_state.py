@@ -56,6 +56,10 @@ class Reproduction:
         """Whether a run has a result already."""
         return self._folder is not None and (self._folder / name / "result.json").exists()
 
+    def has(self, targets: Targets) -> bool:
+        """Whether it has taken in all these data sets."""
+        return all(target.name in self.state["datasets"] for target in targets.found)
+
     def add(self, targets: Targets, shards: dict[str, str]) -> None:
         """Take in the data sets that the comparison is made on.
 

@@ -23,7 +23,7 @@ from pipeline.cache import Cache, keep_decoded
 from pipeline.chosen import Chosen, find_chosen
 from pipeline.evaluate import evaluate, save_evaluation
 from pipeline.fit import TrainingError
-from pipeline.journey import NUM_EXAMPLES, find_data, prepare_data, print_skipped, write_result
+from pipeline.journey import NUM_EXAMPLES, Source, find_data, prepare_data, print_skipped, write_result
 from pipeline.many import CHECKPOINT, Room, Run, room_for, train_all
 from pipeline.options import store
 from pipeline.progress import Bar, whole_lines
@@ -66,11 +66,9 @@ def reproduce(options: ReproduceOptions, arguments: Sequence[str]) -> Path | Non
     """
     chosen = find_chosen(options.trial, options.search, options.out)
     targets = find_targets(options, chosen)
-    for target in targets.found:
-        if not target.is_miniature:
-            find_data(target.config, options.out)
-        if not options.dry_run:
-            fetch_pretrained(target.config.model)
+    sources = {one.name: find_data(one.config, options.out) for one in targets.found if not one.is_miniature}
+    for target in targets.found if not options.dry_run else ():
+        fetch_pretrained(target.config.model)
     command = shlex.join(["python", "-m", "pipeline.reproduce", *arguments])
     found = open_reproduction(options, chosen, targets, command)
     plan = _plan(options, targets)
@@ -80,12 +78,16 @@ def reproduce(options: ReproduceOptions, arguments: Sequence[str]) -> Path | Non
         return None
     found.begin(options.out, chosen.start.dataset.replace("/", "-"))
     print(f"Folder: {found.folder}")
-    if missing:
+    if missing or not (options.ablation or found.has(targets)):
         with ray_session(found.folder / "logs"):
-            shards = _prepare(targets, options.out)
+            shards = _prepare(targets, sources, options.out)
             if not options.ablation:
                 found.add(targets, {name: one.folder for name, one in shards.items()})
-            _Work(options, found, missing, shards).do()
+            if missing:
+                _Work(options, found, missing, shards).do()
+    for one in plan:
+        if one.cell and found.is_done(one.run.name):  # it may have been killed before it took that down
+            found.mark(one.cell, FINISHED)
     return _end(options, found, targets, plan)
 
 
@@ -156,7 +158,7 @@ def counted(count: int, unit: str) -> str:
     return f"{count} {unit}" + ("" if count == 1 else "s")
 
 
-def _prepare(targets: Targets, out: Path) -> dict[str, Shards]:
+def _prepare(targets: Targets, sources: dict[str, Source], out: Path) -> dict[str, Shards]:
     """Return the shards of all data sets; miniatures that are not there are drawn first, beside each other."""
     names = [target.name for target in targets.found if target.is_miniature and target.config.data_root is None]
     undrawn = [name for name in names if not (out / "data" / name).exists()]
@@ -167,7 +169,8 @@ def _prepare(targets: Targets, out: Path) -> dict[str, Shards]:
         ray.wait(drawing, num_returns=done + 1)
     ray.get(drawing)
     bar.close()
-    return {target.name: prepare_data(find_data(target.config, out), target.config, out) for target in targets.found}
+    sources |= {one.name: find_data(one.config, out) for one in targets.found if one.is_miniature}
+    return {target.name: prepare_data(sources[target.name], target.config, out) for target in targets.found}
 
 
 class _Work:
