@@ -21,6 +21,7 @@ from pipeline import picture
 from pipeline.ablation import TABLES, Row, format_table, mean, slug, std
 from pipeline.cache import Cache, keep_decoded
 from pipeline.chosen import Chosen, find_chosen
+from pipeline.disk import check_disk, checkpoint_bytes
 from pipeline.evaluate import evaluate, save_evaluation
 from pipeline.fit import TrainingError
 from pipeline.journey import NUM_EXAMPLES, Source, find_data, prepare_data, print_skipped, write_result
@@ -34,6 +35,7 @@ from pipeline.reproduce_summary import METHODS, format_summary, read_miou, slowe
 from pipeline.session import ray_session
 from pipeline.shards import Shards
 from pipeline.single import newest_checkpoint
+from pipeline.sources import dataset_spec
 from pipeline.targets import Target, Targets, find_targets
 from pipeline.train import Job
 from pixcon_core.data import make_miniature
@@ -73,6 +75,9 @@ def reproduce(options: ReproduceOptions, arguments: Sequence[str]) -> Path | Non
     found = open_reproduction(options, chosen, targets, command)
     plan = _plan(options, targets)
     missing = [one for one in plan if not found.is_done(one.run.name)]
+    classes = {target.name: len(dataset_spec(target.config.dataset).classes) for target in targets.found}
+    alike = ((replace(one.run.config, seed=0), classes[one.target.name]) for one in missing)
+    check_disk(options.out, itertools.starmap(checkpoint_bytes, alike))
     _print_plan(options, chosen, targets, plan, len(plan) - len(missing))
     if options.dry_run:
         return None
