@@ -9,16 +9,17 @@ import json
 import shlex
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import ray
 import ray.exceptions
 
 from pipeline import picture
-from pipeline.ablation import TABLES, Row, format_table, mean, slug, std
+from pipeline.ablation import TABLES, Row, format_table, slug
 from pipeline.cache import Cache, keep_decoded
 from pipeline.chosen import Chosen, find_chosen
 from pipeline.disk import check_disk, checkpoint_bytes
@@ -31,7 +32,7 @@ from pipeline.progress import Bar, whole_lines
 from pipeline.report import try_report
 from pipeline.reproduce_options import Ablation, ReproduceOptions
 from pipeline.reproduce_state import FAILED, FINISHED, STATE, WAITING, Cell, Reproduction, open_reproduction, write_json
-from pipeline.reproduce_summary import METHODS, format_summary, read_miou, slower_by
+from pipeline.reproduce_summary import METHODS, format_summary, read_miou, slower_by, std
 from pipeline.session import ray_session
 from pipeline.shards import Shards
 from pipeline.single import newest_checkpoint
@@ -81,7 +82,7 @@ def reproduce(options: ReproduceOptions, arguments: Sequence[str]) -> Path | Non
     _print_plan(options, chosen, targets, plan, len(plan) - len(missing))
     if options.dry_run:
         return None
-    found.begin(options.out, chosen.start.dataset.replace("/", "-"))
+    found.begin(options.out)
     print(f"Folder: {found.folder}")
     if missing or not (options.ablation or found.has(targets)):
         with ray_session(found.folder / "logs"):
@@ -232,7 +233,7 @@ class _Work:
         newest = newest_checkpoint(self._found.folder / name)
         return 0 if newest is None else int(newest.name.rpartition("-")[2])
 
-    def _ending(self, room: Room) -> Any:
+    def _ending(self, room: Room) -> Callable[[Run, str], None]:
         def on_end(run: Run, why: str) -> None:
             planned = self._planned[run.name]
             self._left.remove(planned.target.name)
@@ -320,7 +321,7 @@ def _end_ablation(name: Ablation, target: Target, options: ReproduceOptions, fou
             "label": row.label,
             "changes": row.changes,
             "miou": mious,
-            "mean": mean(mious) if mious else None,
+            "mean": fmean(mious) if mious else None,
             "std": std(mious),
             "published": row.published,
         }
