@@ -5,10 +5,11 @@ are here that can be traced: the README of the paper's research code has the tem
 keys from the batch alone), and Sung et al., Contextrast++, Table III, quote the full method.
 """
 
-import statistics
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from pipeline.reproduce_options import Ablation
+from pipeline.reproduce_summary import mean_and_std
 
 CODE = "README of the paper's code, HRNet-W48, Cityscapes val, without memory"
 QUOTED = "the paper's full method, HRNet-W48, Cityscapes val, as quoted in Contextrast++, Table III"
@@ -88,28 +89,10 @@ def format_table(table: Table, results: list[list[float]], what: str) -> str:
         results: mIoU of each seed, by row; of a row without any, an empty list.
         what: Of which data set, seeds and steps.
     """
-    base = statistics.fmean(results[0]) if results[0] else None
+    base = fmean(results[0]) if results[0] else None
     lines = [f"{table.title}: {what}", f"{'':<32}{'mIoU %':>14}{'gain':>8}{'published':>12}"]
     for row, mious in zip(table.rows, results, strict=True):
-        gain = "" if base is None or not mious or row is table.rows[0] else f"{100 * (mean(mious) - base):+.1f}"
+        gain = "" if base is None or not mious or row is table.rows[0] else f"{100 * (fmean(mious) - base):+.1f}"
         published = "" if row.published is None else f"{row.published:.2f}"
         lines.append(f"{row.label:<32}{mean_and_std(mious):>14}{gain:>8}{published:>12}".rstrip())
     return "\n".join([*lines, f"published: {table.source}"])
-
-
-def mean(values: list[float]) -> float:
-    """Return the mean."""
-    return statistics.fmean(values)
-
-
-def std(values: list[float]) -> float | None:
-    """Return the standard deviation of a sample; None of fewer than two values."""
-    return statistics.stdev(values) if len(values) > 1 else None
-
-
-def mean_and_std(values: list[float]) -> str:
-    """Return shares as per cent, for a table."""
-    if not values:
-        return "-"
-    spread = std(values)
-    return f"{100 * mean(values):.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")

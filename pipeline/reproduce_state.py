@@ -13,6 +13,7 @@ from pipeline.chosen import Chosen
 from pipeline.journey import new_folder
 from pipeline.reproduce_options import ReproduceOptions
 from pipeline.reproduce_summary import METHODS, Pair, summarise
+from pipeline.sources import dataset_spec
 from pipeline.targets import Targets
 from pixcon_core.config import flatten
 
@@ -47,14 +48,19 @@ class Reproduction:
         assert self._folder is not None  # `begin` makes it
         return self._folder
 
-    def begin(self, out: Path, dataset: str) -> None:
+    def begin(self, out: Path) -> None:
         """Make its folder, if it has none yet."""
         if self._folder is None:
-            self._folder = new_folder(out, f"reproduce-{dataset}-{self.state['trial']['name']}")
+            trial = self.state["trial"]
+            self._folder = new_folder(out, f"reproduce-{trial['dataset']}-{trial['name']}")
 
     def is_done(self, name: str) -> bool:
         """Whether a run has a result already."""
         return self._folder is not None and (self._folder / name / "result.json").exists()
+
+    def has(self, targets: Targets) -> bool:
+        """Whether it has taken in all these data sets."""
+        return all(target.name in self.state["datasets"] for target in targets.found)
 
     def add(self, targets: Targets, shards: dict[str, str]) -> None:
         """Take in the data sets that the comparison is made on.
@@ -148,7 +154,11 @@ def _identity(options: ReproduceOptions, chosen: Chosen) -> dict[str, Any]:
 
 def _new_state(chosen: Chosen) -> dict[str, Any]:
     return {
-        "trial": {"name": chosen.name, "dataset": chosen.start.dataset, "origin": str(chosen.origin)},
+        "trial": {
+            "name": chosen.name,
+            "dataset": dataset_spec(chosen.start.dataset).name,
+            "origin": str(chosen.origin),
+        },
         "preset": chosen.preset,
         "changes": chosen.changes,
         "search": str(chosen.origin) if chosen.is_search else None,

@@ -4,11 +4,11 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.ablation import mean, mean_and_std, std
 from pipeline.evaluate import STORED, load_evaluation
 from pipeline.options import RESULT
 from pixcon_core.metrics import paired_bootstrap
@@ -54,10 +54,10 @@ def summarise(pairs: Mapping[int, Pair]) -> dict[str, Any] | None:
         mious = [float(result["miou"]) for result in results]
         summary[method] = {
             "miou": mious,
-            "mean": mean(mious),
+            "mean": fmean(mious),
             "std": std(mious),
             "images": min(result["images"] for result in results),
-            "images_per_second": mean([result["images_per_second"] for result in results]),
+            "images_per_second": fmean([result["images_per_second"] for result in results]),
         }
     summary["difference"] = _difference(list(whole.values()))
     return summary
@@ -113,4 +113,17 @@ def slower_by(summaries: Iterable[Mapping[str, Any] | None]) -> float | None:
         for one in summaries
         if one is not None
     ]
-    return mean(ratios) if ratios else None
+    return fmean(ratios) if ratios else None
+
+
+def std(values: list[float]) -> float | None:
+    """Return the standard deviation of a sample; None of fewer than two values."""
+    return stdev(values) if len(values) > 1 else None
+
+
+def mean_and_std(values: list[float]) -> str:
+    """Return shares as per cent, for a table."""
+    if not values:
+        return "-"
+    spread = std(values)
+    return f"{100 * fmean(values):.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")

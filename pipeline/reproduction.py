@@ -9,32 +9,35 @@ import json
 import shlex
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import ray
 import ray.exceptions
 
 from pipeline import picture
-from pipeline.ablation import TABLES, Row, format_table, mean, slug, std
+from pipeline.ablation import TABLES, Row, format_table, slug
 from pipeline.cache import Cache, keep_decoded
 from pipeline.checkpoint import newest_checkpoint
 from pipeline.chosen import Chosen, find_chosen
+from pipeline.disk import check_disk, checkpoint_bytes
 from pipeline.evaluate import evaluate, save_evaluation
 from pipeline.fit import TrainingError
-from pipeline.journey import NUM_EXAMPLES, find_data, prepare_data, write_result
+from pipeline.journey import NUM_EXAMPLES, Source, find_data, prepare_data, write_result
 from pipeline.many import CHECKPOINT, Room, Run, room_for, train_all
 from pipeline.options import store
 from pipeline.progress import Bar, whole_lines
 from pipeline.report import try_report
 from pipeline.reproduce_options import Ablation, ReproduceOptions
 from pipeline.reproduce_state import FAILED, FINISHED, STATE, WAITING, Cell, Reproduction, open_reproduction, write_json
-from pipeline.reproduce_summary import METHODS, format_summary, read_miou, slower_by
+from pipeline.reproduce_summary import METHODS, format_summary, read_miou, slower_by, std
 from pipeline.session import ray_session
 from pipeline.shards import Shards
 from pipeline.skipping import skipped_line
+from pipeline.sources import dataset_spec
 from pipeline.targets import Target, Targets, find_targets
 from pipeline.train import Job
 from pixcon_core.data import make_miniature
@@ -67,26 +70,31 @@ def reproduce(options: ReproduceOptions, arguments: Sequence[str]) -> Path | Non
     """
     chosen = find_chosen(options.trial, options.search, options.out)
     targets = find_targets(options, chosen)
-    for target in targets.found:
-        if not target.is_miniature:
-            find_data(target.config, options.out)
-        if not options.dry_run:
-            fetch_pretrained(target.config.model)
+    sources = {one.name: find_data(one.config, options.out) for one in targets.found if not one.is_miniature}
+    for target in targets.found if not options.dry_run else ():
+        fetch_pretrained(target.config.model)
     command = shlex.join(["python", "-m", "pipeline.reproduce", *arguments])
     found = open_reproduction(options, chosen, targets, command)
     plan = _plan(options, targets)
     missing = [one for one in plan if not found.is_done(one.run.name)]
+    classes = {target.name: len(dataset_spec(target.config.dataset).classes) for target in targets.found}
+    alike = ((replace(one.run.config, seed=0), classes[one.target.name]) for one in missing)
+    check_disk(options.out, itertools.starmap(checkpoint_bytes, alike))
     _print_plan(options, chosen, targets, plan, len(plan) - len(missing))
     if options.dry_run:
         return None
-    found.begin(options.out, chosen.start.dataset.replace("/", "-"))
+    found.begin(options.out)
     print(f"Folder: {found.folder}")
-    if missing:
+    if missing or not (options.ablation or found.has(targets)):
         with ray_session(found.folder / "logs"):
-            shards = _prepare(targets, options.out)
+            shards = _prepare(targets, sources, options.out)
             if not options.ablation:
                 found.add(targets, {name: one.folder for name, one in shards.items()})
-            _Work(options, found, missing, shards).do()
+            if missing:
+                _Work(options, found, missing, shards).do()
+    for one in plan:
+        if one.cell and found.is_done(one.run.name):  # it may have been killed before it took that down
+            found.mark(one.cell, FINISHED)
     return _end(options, found, targets, plan)
 
 
@@ -157,7 +165,7 @@ def counted(count: int, unit: str) -> str:
     return f"{count} {unit}" + ("" if count == 1 else "s")
 
 
-def _prepare(targets: Targets, out: Path) -> dict[str, Shards]:
+def _prepare(targets: Targets, sources: dict[str, Source], out: Path) -> dict[str, Shards]:
     """Return the shards of all data sets; miniatures that are not there are drawn first, beside each other."""
     names = [target.name for target in targets.found if target.is_miniature and target.config.data_root is None]
     undrawn = [name for name in names if not (out / "data" / name).exists()]
@@ -168,7 +176,8 @@ def _prepare(targets: Targets, out: Path) -> dict[str, Shards]:
         ray.wait(drawing, num_returns=done + 1)
     ray.get(drawing)
     bar.close()
-    return {target.name: prepare_data(find_data(target.config, out), target.config, out) for target in targets.found}
+    sources |= {one.name: find_data(one.config, out) for one in targets.found if one.is_miniature}
+    return {target.name: prepare_data(sources[target.name], target.config, out) for target in targets.found}
 
 
 class _Work:
@@ -225,7 +234,7 @@ class _Work:
         newest = newest_checkpoint(self._found.folder / name)
         return 0 if newest is None else int(newest.name.rpartition("-")[2])
 
-    def _ending(self, room: Room) -> Any:
+    def _ending(self, room: Room) -> Callable[[Run, str], None]:
         def on_end(run: Run, why: str) -> None:
             planned = self._planned[run.name]
             self._left.remove(planned.target.name)
@@ -313,7 +322,7 @@ def _end_ablation(name: Ablation, target: Target, options: ReproduceOptions, fou
             "label": row.label,
             "changes": row.changes,
             "miou": mious,
-            "mean": mean(mious) if mious else None,
+            "mean": fmean(mious) if mious else None,
             "std": std(mious),
             "published": row.published,
         }

@@ -13,9 +13,9 @@ from pixcon_core.config import EvaluateConfig, RunConfig, flatten, unflatten
 from pixcon_core.data import DATASETS
 from pixcon_core.presets import PRESETS, default_preset
 
-SHORT_STEPS = 90
+SHORT_STEPS = 60
 """Steps on a miniature, unless told otherwise: four of them with three seeds are then done within 12 minutes on two
-cores. Presets have ten times as many."""
+cores. Presets have fifteen times as many."""
 
 
 class Target(NamedTuple):

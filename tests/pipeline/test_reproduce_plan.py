@@ -2,9 +2,14 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from pipeline.ablation import TABLES, format_table, slug
+from pipeline.checkpoint import Meta, save_checkpoint
 from pipeline.chosen import carried, find_chosen, with_steps
+from pipeline.disk import check_disk, checkpoint_bytes
+from pipeline.model import TrainedModel
+from pipeline.optimization import TrainingState
 from pipeline.options import load, store
 from pipeline.reproduce import main
 from pipeline.reproduce_options import parse_reproduce
@@ -259,6 +264,23 @@ def test_a_table_of_an_ablation_has_ours_and_the_published_figures_apart():
     assert lines[3].split() == ["0.05", "60.0", "±", "0.0", "+9.0", "79.80"]
     assert lines[5].split() == ["0.10", "-", "80.18"]
     assert lines[-1].startswith("published: ")
+
+
+def test_checkpoints_that_do_not_fit_the_disk_are_refused(tmp_path):
+    small = override(PRESETS["mini-camvid"], {"model": {"head_channels": 8, "projection_dim": 8}})
+    model = TrainedModel(small, (1,) * 11)
+    state = TrainingState(model, small.train, torch.device("cpu"))
+    for group in state.optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    state.optimizer.step()
+    meta = Meta(small, ("class",) * 11, ((0, 0, 0),) * 11, (0.0,) * 3, (1.0,) * 3, 0)
+    save_checkpoint(tmp_path, state.inference_model, meta, state.training_dict())
+    there = sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert checkpoint_bytes(small, 11) == pytest.approx(there, rel=0.1)
+    check_disk(tmp_path / "not" / "yet", [there] * 3)
+    with pytest.raises(ValueError, match=f"the checkpoints of 2 runs take about 2000000.0 GB, but {tmp_path} has"):
+        check_disk(tmp_path / "not" / "yet", [10**15, 0])
 
 
 def test_a_dry_run_writes_nothing(out, capsys):
