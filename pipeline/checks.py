@@ -1,6 +1,7 @@
 """What must hold before a run begins, seen without starting anything."""
 
 import importlib.util
+from collections.abc import Sequence
 
 from pipeline.shards import INDEX, Shards
 from pipeline.sources import NEEDED_SPLITS
@@ -26,8 +27,8 @@ def check_settings(config: RunConfig, spec: DatasetSpec) -> None:
         )
 
 
-def find_prepared(spec: DatasetSpec, config: RunConfig) -> Shards | None:
-    """Return the shards that `data_root` holds; None where it is a folder of raw files.
+def find_prepared(spec: DatasetSpec, config: RunConfig, splits: Sequence[str] = NEEDED_SPLITS) -> Shards | None:
+    """Return the shards that `data_root` holds, with these splits; None where it is a folder of raw files.
 
     Raises:
         ValueError: If they are not of this data set, or not all that is needed.
@@ -46,10 +47,10 @@ def find_prepared(spec: DatasetSpec, config: RunConfig) -> Shards | None:
             f"data_root: {config.data_root} holds shards of other classes than {config.dataset} has:"
             f" {len(shards.classes)}, not {len(spec.classes)}{'; ' * bool(first)}{first}. Prepare it anew."
         )
-    if missing := [split for split in NEEDED_SPLITS if split not in shards.splits]:
+    if missing := [split for split in splits if split not in shards.splits]:
         raise ValueError(
             f"data_root: {config.data_root} has no split {' and '.join(missing)}, only {', '.join(shards.splits)}."
-            f" Prepare it with --splits {' '.join(NEEDED_SPLITS)}."
+            f" Prepare it with --splits {' '.join(splits)}."
         )
     shards.check_skipped(config.ingest.max_bad_share)
     return shards

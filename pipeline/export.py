@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from pipeline.checkpoint import Loaded, Meta, load_segmentor
-from pipeline.evaluate import PAD_TO
+from pipeline.inference import PAD_TO
 from pipeline.options import fail, parse_flags
 
 Format = Literal["torch", "onnx"]
@@ -78,7 +78,7 @@ class ImageSegmentor(nn.Module):
         self.register_buffer("std", torch.tensor(loaded.meta.std).view(3, 1, 1))
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch class height width"]:
-        """Return the logits of every pixel, as `pipeline.evaluate` makes them."""
+        """Return the logits of every pixel, as `pipeline.inference` makes them."""
         height, width = images.shape[2:]
         below, right = -height % PAD_TO, -width % PAD_TO
         pixels = (images - self.mean) / self.std

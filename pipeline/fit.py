@@ -14,7 +14,7 @@ from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, UserCallba
 
 from pipeline.session import quiet_data_logs
 from pipeline.train import Job, Worker, set_up
-from pipeline.worker import telling, work
+from pipeline.worker import skipping, telling, work
 from pixcon_core.config import TrainConfig
 
 TRAIN_FOLDER = "train"
@@ -150,4 +150,11 @@ def _train_worker(parameters: dict[str, Any]) -> None:
 
     newest = ray.train.get_checkpoint()
     with telling(mailbox, worker), contextlib.nullcontext() if newest is None else newest.as_directory() as start:
-        work(job, worker, mailbox, start=None if start is None else Path(start), put=mailbox.put.remote, keep=keep)
+        work(
+            job,
+            worker,
+            start=None if start is None else Path(start),
+            put=mailbox.put.remote,
+            keep=keep,
+            on_unreadable=skipping(job, mailbox),
+        )

@@ -5,8 +5,8 @@ are the same program.
 """
 
 import json
-import math
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 from pipeline import picture
 from pipeline.cache import keep_decoded
 from pipeline.checks import check_counts, check_settings, find_prepared
-from pipeline.evaluate import Evaluation, evaluate
+from pipeline.evaluate import Evaluation, evaluate, save_evaluation
 from pipeline.fit import fit, wants_gpu
 from pipeline.options import RESULT, Request, store
 from pipeline.prepare import prepare_with_bar
 from pipeline.progress import SKIPPED, Bar, MetricsLog, Record, duration, follow, open_mailbox
+from pipeline.result import print_scores, score_fields
 from pipeline.session import ray_session
 from pipeline.shards import Shards
-from pipeline.skipping import load_skipped, skipped_line, store_skipped
+from pipeline.skipping import load_skipped, print_skipped, store_skipped
 from pipeline.sources import dataset_spec, find_all_pairs, find_root, fingerprint
 from pipeline.train import Job
 from pixcon_core.config import RunConfig
@@ -68,8 +69,9 @@ def run(request: Request) -> Path:
         checkpoint = _train(Job(config, shards, cache), folder)
         del cache  # and with it the images
         evaluation = _evaluate(checkpoint, shards, use_gpu)
+    save_evaluation(evaluation, folder)
     picture.draw(evaluation.examples, shards.classes, shards.palette, folder / "predictions.png")
-    return _show(_write_result(folder, config, shards, evaluation, time.monotonic() - start))
+    return _show(write_result(folder, config, shards, evaluation, time.monotonic() - start))
 
 
 def find_data(config: RunConfig, out: Path) -> Source:
@@ -97,7 +99,7 @@ def prepare_data(source: Source, config: RunConfig, out: Path) -> Shards:
     folder = out / "shards" / f"{spec.name}-{fingerprint(spec, source.pairs)}"
     shards = prepare_with_bar(spec, source.pairs, str(folder), config.ingest.max_bad_share)
     for one in shards.skipped:
-        print(skipped_line(one))
+        print_skipped(one)
     check_counts(config, shards.splits["train"].num_images)
     return shards
 
@@ -120,23 +122,44 @@ def new_folder(out: Path, name: str) -> Path:
 
 
 def _train(job: Job, folder: Path) -> Path:
-    bar, log = Bar("Training", "step"), MetricsLog(folder)
+    bar = Bar("Training", "step")
 
     def on_record(record: Record) -> None:
         if SKIPPED in record:
-            store_skipped(folder, record[SKIPPED])
-            print(skipped_line(record[SKIPPED]))
+            print_skipped(record[SKIPPED])
             return
-        log.write(record)
         shown = {name: record[name] for name in ("loss", "contrast") if name in record}
         bar.update(record["step"], job.config.train.steps, **shown)
 
-    mailbox = open_mailbox(load_skipped(folder))
     try:
-        with follow(mailbox, on_record):
-            return fit(job, mailbox, folder)
+        return train_logged(job, folder, on_record)
     finally:
         bar.close()
+
+
+def train_logged(job: Job, folder: Path, on_record: Callable[[Record], None]) -> Path:
+    """Train with Ray Train; write metrics and skipped images into the run folder, and pass them on.
+
+    Returns:
+        The final checkpoint.
+
+    Raises:
+        ValueError, TrainingError: As `pipeline.fit` does.
+    """
+    log = MetricsLog(folder)
+
+    def write(record: Record) -> None:
+        if SKIPPED in record:
+            store_skipped(folder, record[SKIPPED])
+        else:
+            log.write(record)
+        on_record(record)
+
+    mailbox = open_mailbox(load_skipped(folder))
+    try:
+        with follow(mailbox, write):
+            return fit(job, mailbox, folder)
+    finally:
         log.close()
 
 
@@ -151,21 +174,17 @@ def _evaluate(checkpoint: Path, shards: Shards, use_gpu: bool) -> Evaluation:
     )
     bar.close()
     for one in evaluation.skipped:
-        print(skipped_line(one))
+        print_skipped(one)
     return evaluation
 
 
-def _write_result(folder: Path, config: RunConfig, shards: Shards, evaluation: Evaluation, seconds: float) -> Path:
+def write_result(folder: Path, config: RunConfig, shards: Shards, evaluation: Evaluation, seconds: float) -> Path:
+    """Write `result.json`; `seconds` is what the run took in all."""
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    scores = evaluation.scores
     result = {
         "dataset": shards.dataset,
         "split": "val",
-        "void": "left out",
-        "miou": _number(scores.miou),
-        "per_class_iou": dict(zip(shards.classes, map(_number, scores.per_class_iou), strict=True)),
-        "pixel_accuracy": _number(scores.pixel_accuracy),
-        "mean_class_accuracy": _number(scores.mean_class_accuracy),
+        **score_fields(shards.classes, evaluation.scores),
         "images": evaluation.num_images,
         "steps": config.train.steps,
         "seed": config.seed,
@@ -183,21 +202,10 @@ def _write_result(folder: Path, config: RunConfig, shards: Shards, evaluation: E
     return file
 
 
-def _number(value: float | None) -> float | None:
-    """Return a number that JSON has: NaN is not one."""
-    return None if value is None or math.isnan(value) else float(value)
-
-
 def _show(file: Path) -> Path:
     """Print a result as a table."""
     result: dict[str, Any] = json.loads(file.read_text())
-    width = max(14, *map(len, result["per_class_iou"]))
-    print(f"\n{'class':<{width}}  IoU %\n{'-' * (width + 7)}")
-    for name, iou in result["per_class_iou"].items():
-        print(f"{name:<{width}}  {_percent(iou)}")
-    print("-" * (width + 7))
-    print(f"{'mIoU':<{width}}  {_percent(result['miou'])}")
-    print(f"{'pixel accuracy':<{width}}  {_percent(result['pixel_accuracy'])}")
+    print_scores(result)
     print(
         f"\n{result['dataset']} {result['split']}, {result['images']} images, void left out;"
         f" {result['steps']} steps at {result['images_per_second']:.1f} images/s,"
@@ -213,7 +221,3 @@ def _show(file: Path) -> Path:
     print(f"Checkpoint: {result['checkpoint']}\nPicture:    {result['picture']}")
     print(f"Metrics:    {folder / 'metrics.jsonl'}; tensorboard --logdir {folder / 'tensorboard'}")
     return file
-
-
-def _percent(value: float | None) -> str:
-    return "    -" if value is None else f"{100 * value:5.1f}"

@@ -189,7 +189,9 @@ def _in_one_line(box: str) -> str:
         else:
             parts.append([])
     parts = [part for part in parts if part]
-    sentence = re.sub(r"^Error parsing ((config|of_search)\S*: )?", "", " ".join(parts[0])).rstrip(".")
+    sentence = re.sub(r"^Error parsing ((config|of_search|evaluate|[A-Z]\w*)\S*: )?", "", " ".join(parts[0])).rstrip(
+        "."
+    )
     proposed = [text.split()[0] for part in parts if part[:1] == ["Perhaps you meant:"] for text in part[1:]]
     flags = [flag for flag in proposed if flag.startswith("--")]
     hint = f" Did you mean {' or '.join(flags)}?" if flags else ""

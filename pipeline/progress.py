@@ -55,6 +55,13 @@ class Bar:
         shown = "".join(f" {name} {text}" for name, text in texts.items())
         print(f"{self._what}: {done}/{total} {self._unit}s{pace}{shown}", flush=True)
 
+    def print(self, text: str) -> None:
+        """Print a line; a bar stays below it."""
+        if self._bar is not None:
+            self._bar.write(text)
+        else:
+            print(text, flush=True)
+
     def close(self) -> None:
         """Take the bar off the terminal."""
         if self._bar is not None:

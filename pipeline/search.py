@@ -21,6 +21,7 @@ from pipeline.journey import find_data, new_folder, prepare_data
 from pipeline.options import Request, store
 from pipeline.placing import Places, check_places, find_places
 from pipeline.progress import follow, open_mailbox
+from pipeline.report import try_report
 from pipeline.search_options import SearchOptions
 from pipeline.search_report import BEST
 from pipeline.session import ray_session
@@ -79,6 +80,7 @@ def search(request: Request, options: SearchOptions) -> Path:
                     _tune(hunt, places, options.trials - finished)
         finally:
             hunt.end()
+    try_report(folder)
     if not any(one.points for one in records(study)):
         reasons = [one.reason for one in records(study) if one.reason]
         raise TrainingError(f"every trial failed, the first one so: {reasons[0]}." if reasons else "no trial ran.")

@@ -1,6 +1,7 @@
 """Images that can no longer be read: named in the run folder, and held to a share of their split."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,30 @@ class TooManySkippedError(ValueError):
 def skip(
     one: Unreadable, mailbox: Any, shards: Shards, split: str, *, max_bad_share: float, num_images: int | None = None
 ) -> None:
-    """Report an image of a split that cannot be read.
+    """Tell a `Mailbox` actor, which knows of all others, of an image of a split that cannot be read.
+
+    Raises:
+        TooManySkippedError: As `check_skipped` does.
+    """
+    found = ray.get(mailbox.skip.remote(Skipped(split, *one)))
+    check_skipped(shards, split, found, max_bad_share=max_bad_share, num_images=num_images)
+
+
+def check_skipped(
+    shards: Shards, split: str, found: Sequence[Skipped], *, max_bad_share: float, num_images: int | None = None
+) -> None:
+    """Refuse to go on where too many images of a split cannot be read.
 
     Args:
-        one: The image.
-        mailbox: A `Mailbox` actor, which knows of all others.
         shards: The prepared data set.
-        split: The image's.
+        split: Which of its splits.
+        found: Those that cannot be read, besides those that were left out when the shards were written.
         max_bad_share: `ingest.max_bad_share`.
         num_images: Images of the split that are used; None for all.
 
     Raises:
         TooManySkippedError: If there are more than the share allows.
     """
-    found = ray.get(mailbox.skip.remote(Skipped(split, *one)))
     before = [other for other in shards.skipped if other.split == split]
     total = (shards.splits[split].num_images if num_images is None else num_images) + len(before)
     try:
@@ -58,3 +69,8 @@ def store_skipped(folder: Path, one: Skipped) -> None:
 def skipped_line(one: Skipped) -> str:
     """Return what a person is told of it."""
     return f"Skipped {one.split}/{one.id}: {one.reason}"
+
+
+def print_skipped(one: Skipped) -> None:
+    """Tell a person of it."""
+    print(skipped_line(one))

@@ -27,14 +27,15 @@ from ray import tune
 
 from pipeline.cache import Cache, fetch
 from pipeline.checkpoint import Loaded, load_meta, load_segmentor
-from pipeline.evaluate import predict
+from pipeline.inference import predict
 from pipeline.progress import open_mailbox
 from pipeline.rows import Row, Stored, read_rows, split_rows
 from pipeline.session import quiet_data_logs
 from pipeline.shards import Shards
+from pipeline.single import newest_checkpoint
 from pipeline.skipping import TooManySkippedError, skip
 from pipeline.train import Job, Worker, set_up
-from pipeline.worker import telling, work
+from pipeline.worker import skipping, telling, work
 from pixcon_core.config import override, unflatten
 from pixcon_core.metrics import confusion_matrix, counts_of, miou_of
 from pixcon_core.models.weights import reason
@@ -200,9 +201,9 @@ def train_seeds(
             work(
                 job,
                 worker,
-                task.mailbox,
                 start=start,
                 until=until,
+                on_unreadable=skipping(job, task.mailbox),
                 put=lambda record: None,
                 keep=partial(keep, home=home, began=began),
             )
@@ -211,11 +212,6 @@ def train_seeds(
 def seed_folder(place: Path, number: int) -> Path:
     """Return where a trial keeps the checkpoint of one of its seeds, the first one being 0."""
     return place / f"seed-{number}"
-
-
-def newest_checkpoint(home: Path) -> Path | None:
-    """Return the newest checkpoint in a seed's folder."""
-    return max(home.glob("checkpoint-*"), default=None)
 
 
 def load_scores(home: Path) -> list[Score]:
@@ -240,6 +236,7 @@ def _keep(folder: Path, home: Path, began: float, task: Task, worker: Worker) ->
     if worker.rank == 0:
         shutil.rmtree(partial_, ignore_errors=True)
         shutil.copytree(folder, partial_)
+        partial_.chmod(0o755)  # temporary folders are their owner's alone
     _wait_for_all(worker)
     counts = _count(load_segmentor(partial_), task, worker)
     if worker.rank == 0:

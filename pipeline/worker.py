@@ -1,6 +1,6 @@
 """What each process of a job does, whoever runs it: train on its part of the stream, and say what went wrong."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -10,33 +10,37 @@ import ray
 
 from pipeline.checkpoint import CheckpointError
 from pipeline.ingest import Batch, stream
+from pipeline.rows import Unreadable
 from pipeline.skipping import TooManySkippedError, skip
 from pipeline.train import DivergedError, Job, Keep, Put, Worker, train
 
 
 def work(
-    job: Job, worker: Worker, mailbox: Any, *, start: Path | None, put: Put, keep: Keep, until: int | None = None
+    job: Job,
+    worker: Worker,
+    *,
+    start: Path | None,
+    put: Put,
+    keep: Keep,
+    on_unreadable: Callable[[Unreadable], None],
+    until: int | None = None,
 ) -> None:
     """Train on one worker, from a checkpoint or from the start; see `pipeline.train.train`.
 
     Args:
         job: What to train.
         worker: This process.
-        mailbox: A `Mailbox` actor that is told of images that cannot be read.
         start: Checkpoint folder to go on from.
         put: Takes metrics.
         keep: Takes checkpoints.
+        on_unreadable: Called once for each image that had to be replaced.
         until: Step to stop at, one with a checkpoint; None for the last.
 
     Raises:
-        TooManySkippedError: If too many images cannot be read.
         DivergedError: If the loss is no longer finite.
         CheckpointError: If the checkpoint to go on from is damaged or does not fit.
     """
     config = job.config
-    on_unreadable = partial(
-        skip, mailbox=mailbox, shards=job.shards, split="train", max_bad_share=config.ingest.max_bad_share
-    )
 
     def batches(first_step: int) -> Iterator[Batch]:
         return stream(
@@ -48,6 +52,12 @@ def work(
         )
 
     train(job, worker, batches, start=start, put=put, keep=keep)
+
+
+def skipping(job: Job, mailbox: Any) -> Callable[[Unreadable], None]:
+    """Return what tells a mailbox of training images that cannot be read, and raises once they are too many."""
+    share = job.config.ingest.max_bad_share
+    return partial(skip, mailbox=mailbox, shards=job.shards, split="train", max_bad_share=share)
 
 
 @contextmanager

@@ -58,4 +58,5 @@ def _band(
     smallest = cv2.erode(np.where(void, np.uint8(255), ids), square)
     band: ndarray = largest != smallest
     band[:width] = band[-width:] = band[:, :width] = band[:, -width:] = True
-    return band & ~void
+    band &= ~void
+    return band

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 Keys = Literal["batch", "pixel", "region", "pixel+region"]
 KeySampling = Literal["random", "hardest", "semi_hard"]
 LabelMode = Literal["nearest", "majority"]
+Device = Literal["auto", "cpu", "cuda"]
 
 
 def _require(holds: bool, name: str, rule: str, value: object, way_out: str = "") -> None:
@@ -264,7 +265,7 @@ class TrainConfig:
     num_workers: int = 1
     """Processes that train side by side, each on one GPU or on CPU."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """auto: a GPU for each worker where the cluster has any."""
 
     def __post_init__(self) -> None:
@@ -313,11 +314,30 @@ class EvaluateConfig:
     flip: bool = False
     """Predict mirrored images too."""
 
+    window: tuple[int, int] | None = None
+    """Height and width of windows, in pixels of the resized image, that are predicted one by one; mmsegmentation's
+    slide mode and its crop_size. None predicts images whole, up to 2^23 pixels; larger ones by windows of 1024 1024."""
+
+    stride: tuple[int, int] | None = None
+    """Pixels from one window to the next, down and across; logits are averaged where windows overlap. None is two
+    thirds of the window."""
+
     def __post_init__(self) -> None:
         _require(self.short_side is None or self.short_side >= 32, "evaluate.short_side", ">= 32", self.short_side)
         _require(
             len(self.scales) > 0 and min(self.scales) > 0, "evaluate.scales", "one or more factors > 0", self.scales
         )
+        window, stride = self.window, self.stride
+        _require(window is None or min(window) >= 32, "evaluate.window", "at least 32 32, or None", window)
+        if stride is not None:
+            _require(window is not None, "evaluate.stride", "None without evaluate.window", stride)
+            _require(
+                all(1 <= step <= side for step, side in zip(stride, window or stride, strict=True)),
+                "evaluate.stride",
+                f"from 1 1 to evaluate.window ({window})",
+                stride,
+                "Larger ones would leave gaps.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

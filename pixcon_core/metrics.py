@@ -116,7 +116,8 @@ def iou_of(
     """Return intersection over union of each class; NaN for one that is in neither truth nor prediction."""
     right, in_truth, in_prediction = np.moveaxis(counts.astype(np.float64), -2, 0)
     union = in_truth + in_prediction - right
-    return np.divide(right, union, out=np.full_like(right, np.nan), where=union > 0)
+    iou: ndarray = np.divide(right, union, out=np.full_like(right, np.nan), where=union > 0)
+    return iou
 
 
 def miou_of(counts: Int64[ndarray, "*image 3 class"]) -> float:
@@ -125,8 +126,8 @@ def miou_of(counts: Int64[ndarray, "*image 3 class"]) -> float:
 
 
 def paired_bootstrap(
-    baseline: Sequence[Int64[ndarray, "image 3 class"]],
-    treated: Sequence[Int64[ndarray, "image 3 class"]],
+    baseline: Sequence[Int64[ndarray, "_image 3 class"]],
+    treated: Sequence[Int64[ndarray, "_image 3 class"]],
     *,
     resamples: int = 2000,
     level: float = 0.95,

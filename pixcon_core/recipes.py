@@ -101,9 +101,7 @@ _MODELS = {
         backbone="resnet101", pretrained="true", head="deeplabv3", output_stride=8, head_channels=512
     ),
     # HRNet's features have strides 4 to 32 whatever is asked for; 8 is what crops have to be multiples of.
-    "hrnet-w48": ModelConfig(
-        backbone="hrnet_w48", pretrained="true", head="hrnet", output_stride=8, head_channels=512
-    ),
+    "hrnet-w48": ModelConfig(backbone="hrnet_w48", pretrained="true", head="hrnet", output_stride=8, head_channels=512),
     "ocr-hrnet-w48": ModelConfig(
         backbone="hrnet_w48", pretrained="true", head="ocr", output_stride=8, head_channels=512
     ),
@@ -156,6 +154,8 @@ _SOURCES: dict[str, Source] = {
     "evaluate.short_side": "code",
     "evaluate.scales": "code",
     "evaluate.flip": "code",
+    "evaluate.window": "code",
+    "evaluate.stride": "code",
 }
 """Fields that are not here are ours."""
 

@@ -50,6 +50,8 @@ EVERYWHERE = {
     "train.lovasz_weight": 0.0,
     "evaluate.scales": (1.0,),
     "evaluate.flip": False,
+    "evaluate.window": None,
+    "evaluate.stride": None,
 }
 BY_DATA = {
     "dataset": ("cityscapes", "pascal-context", "coco-stuff-10k", "camvid"),

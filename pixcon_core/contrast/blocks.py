@@ -70,9 +70,7 @@ def products(rows: Float[Tensor, "row dim"], keys: Float[Tensor, "key dim"]) -> 
     return torch.cat([rows @ part.to(rows.dtype).T for part in parts], dim=1)
 
 
-def weighted_sums(
-    weights: Float[Tensor, "row key"], keys: Float[Tensor, "key dim"]
-) -> Float[Tensor, "row dim"]:
+def weighted_sums(weights: Float[Tensor, "row key"], keys: Float[Tensor, "key dim"]) -> Float[Tensor, "row dim"]:
     """Return weights @ keys in the weights' type; keys stored in another are converted in parts."""
     if keys.dtype == weights.dtype:
         return weights @ keys

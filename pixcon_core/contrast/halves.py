@@ -98,9 +98,7 @@ def negative_half(
         term = negative_term(choice.similarities, choice.is_chosen, temperature)
         weights = _in_place(term.weights, choice, similarities)
         stored_sum = (
-            torch.zeros_like(anchors[rows])
-            if columns is None
-            else weighted_sums(weights[:, num_batch:], columns.keys)
+            torch.zeros_like(anchors[rows]) if columns is None else weighted_sums(weights[:, num_batch:], columns.keys)
         )
         count, mean = _summary(choice)
         # A clone, for a view would keep the whole block alive.

@@ -22,9 +22,7 @@ class Keys(NamedTuple):
     """Class of each; -1 where there is none."""
 
 
-def select_pixels(
-    embeddings: Float[Tensor, "batch dim h w"], pixel: Int64[Tensor, " n"]
-) -> Float[Tensor, "n dim"]:
+def select_pixels(embeddings: Float[Tensor, "batch dim h w"], pixel: Int64[Tensor, " n"]) -> Float[Tensor, "n dim"]:
     """Return the embeddings of some pixels, by flat index into (B, h, w), as they are.
 
     Only these are read: a copy of the whole map with the channels last would cost more than the loss.

@@ -9,9 +9,7 @@ from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
 
-def resize_nearest(
-    ids: Integer[Tensor, "batch height width"], size: tuple[int, int]
-) -> Integer[Tensor, "batch h w"]:
+def resize_nearest(ids: Integer[Tensor, "batch height width"], size: tuple[int, int]) -> Integer[Tensor, "batch h w"]:
     """Return for each cell of an (h, w) grid the id of the pixel nearest to the cell's centre.
 
     Pixel centres are at (i + 0.5) / side. Same as torch's "nearest-exact", in integers. Works both ways.

@@ -65,9 +65,7 @@ class _Contrast(torch.autograd.Function):
         batch_keys = anchors if others is None else others
         similarities = anchors @ batch_keys.T
         negatives = negative_half(anchors, similarities, temperature, pairs, stored, sampling)
-        positives = positive_half(
-            anchors, similarities, temperature, negatives.value, pairs, stored, sampling
-        )
+        positives = positive_half(anchors, similarities, temperature, negatives.value, pairs, stored, sampling)
         # The loss rises with the log-sum-exp as it falls with all the positives together: by the same total.
         share = positives.total[:, None]
         slope = share * negatives.batch_weights - positives.batch_weights

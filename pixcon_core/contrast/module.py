@@ -140,9 +140,7 @@ class PixelContrast(nn.Module):
         log_temperature = torch.tensor(math.log(temperature))
         self.log_temperature = nn.Parameter(log_temperature) if learnable_temperature else None
         self.memory = (
-            ClassMemory(num_classes, len(self.kinds), memory_size, dim, dtype=memory_dtype)
-            if self.kinds
-            else None
+            ClassMemory(num_classes, len(self.kinds), memory_size, dim, dtype=memory_dtype) if self.kinds else None
         )
         self.register_buffer("seed", torch.tensor(seed))
         self.register_buffer("step", torch.tensor(0))
@@ -251,9 +249,7 @@ class PixelContrast(nn.Module):
             seed=seed,
         )
 
-    def _contrast(
-        self, embeddings: Tensor, chosen: Anchors, seed: Int64[Tensor, ""], world: World
-    ) -> ContrastOutput:
+    def _contrast(self, embeddings: Tensor, chosen: Anchors, seed: Int64[Tensor, ""], world: World) -> ContrastOutput:
         chosen = pad_anchors(chosen, self.settings.max_anchors) if world.size > 1 else chosen
         is_anchor = chosen.label >= 0
         rows = select_pixels(embeddings, chosen.pixel)
@@ -273,9 +269,7 @@ class PixelContrast(nn.Module):
         return ContrastOutput(loss, stats_of(terms, is_valid, chosen.is_hard))
 
     @torch.no_grad()
-    def _store(
-        self, embeddings: Tensor, ids: Int64[Tensor, "batch h w"], order: ClassOrder, world: World
-    ) -> None:
+    def _store(self, embeddings: Tensor, ids: Int64[Tensor, "batch h w"], order: ClassOrder, world: World) -> None:
         if self.memory is None:
             return
         for place, kind in enumerate(self.kinds):
@@ -290,13 +284,10 @@ class PixelContrast(nn.Module):
             raise ValueError(f"embeddings must have dim={self.dim} channels, but got {embeddings.shape[1]}.")
         for name, given in (("labels", labels), ("predictions", predictions)):
             if given is not None and len(given) != len(embeddings):
-                raise ValueError(
-                    f"{name} must be of {len(embeddings)} images, as embeddings, but got {len(given)}."
-                )
+                raise ValueError(f"{name} must be of {len(embeddings)} images, as embeddings, but got {len(given)}.")
         if predictions is None and self.settings.hard_anchor_ratio is not None:
             raise ValueError(
-                "predictions must be given, to find hard anchors. "
-                "To do without, set contrast.hard_anchor_ratio=None."
+                "predictions must be given, to find hard anchors. To do without, set contrast.hard_anchor_ratio=None."
             )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -38,9 +38,7 @@ class ContrastOutput(NamedTuple):
     """All 0 in warm-up."""
 
 
-def stats_of(
-    terms: AnchorLosses, is_valid: Bool[Tensor, " anchor"], is_hard: Bool[Tensor, " anchor"]
-) -> ContrastStats:
+def stats_of(terms: AnchorLosses, is_valid: Bool[Tensor, " anchor"], is_hard: Bool[Tensor, " anchor"]) -> ContrastStats:
     """Return the means over valid anchors."""
     number = is_valid.sum().to(torch.float32)
 
@@ -57,9 +55,7 @@ def stats_of(
     )
 
 
-def nothing_of(
-    embeddings: Float[Tensor, "batch dim h w"], log_temperature: Float[Tensor, ""] | None
-) -> ContrastOutput:
+def nothing_of(embeddings: Float[Tensor, "batch dim h w"], log_temperature: Float[Tensor, ""] | None) -> ContrastOutput:
     """Return a loss of 0 whose gradient, also 0, reaches all that a real loss would have reached.
 
     Without reading any value: 0 times a NaN would be a NaN.

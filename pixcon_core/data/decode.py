@@ -1,7 +1,9 @@
 """Image and label files -> arrays. Refuses what is not whole."""
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,9 @@ TO_UPRIGHT = {
 fails where they are odd."""
 
 
-def decode_image(data: bytes, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "height width 3"]:
+def decode_image(
+    data: bytes, size: tuple[int, int] | None = None, *, max_pixels: int | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
     """Decode an image file of any colour mode to RGB.
 
     The orientation that a camera noted in EXIF is applied, except where the label was drawn on the picture as
@@ -34,6 +38,7 @@ def decode_image(data: bytes, size: tuple[int, int] | None = None) -> UInt8[np.n
     Args:
         data: The file's bytes, in one of `FORMATS`.
         size: Height and width of the label, if there is one.
+        max_pixels: Larger images are refused before they are decoded; None is Pillow's bound, 179 million.
 
     Returns:
         Colours in 0..255, read-only. 16-bit images are scaled down, alpha is dropped.
@@ -43,7 +48,7 @@ def decode_image(data: bytes, size: tuple[int, int] | None = None) -> UInt8[np.n
             JPEG goes unnoticed where it decodes to something: JPEG has no checksums, and Pillow does not pass on
             what its decoder warns of.
     """
-    image = open_whole(data)
+    image = open_whole(data, max_pixels)
     turn = TO_UPRIGHT.get(_orientation(image))
     if turn is not None:
         upright = image.transpose(turn)
@@ -81,26 +86,55 @@ def as_stored(image: Image.Image) -> Shaped[np.ndarray, "height width *colour"]:
     return raw.astype(np.uint8) if raw.dtype == bool else raw
 
 
-def open_whole(data: bytes) -> Image.Image:
+def image_size(file: Path) -> tuple[int, int]:
+    """Return height and width of an image file as it is stored; its pixels are not read.
+
+    Raises:
+        ValueError: If the file is no image.
+    """
+    try:
+        with _bound(2**62), Image.open(file, formats=FORMATS) as image:
+            return image.height, image.width
+    except Exception as error:  # of many kinds, as below
+        raise _undecodable(error) from None
+
+
+def open_whole(data: bytes, max_pixels: int | None = None) -> Image.Image:
     """Open and decode the whole image, so that damage shows here and not later.
 
     Raises:
         ValueError: If the data is no image, is damaged or cut short.
     """
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of large images (89 megapixels) and refuses those of twice that.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _bound(max_pixels):
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.format == "PNG":
                 image.verify()  # decoding skips the checksums; after this the file must be opened anew
                 image = Image.open(io.BytesIO(data), formats=FORMATS)
             image.load()
-    except UnidentifiedImageError:
-        raise ValueError("it is not an image, or of an unknown format") from None
     except Exception as error:  # for damaged files Pillow raises what it meets: SyntaxError, struct.error, ...
-        raise ValueError(f"it cannot be decoded: {str(error) or type(error).__name__}") from None
+        raise _undecodable(error) from None
     return image
+
+
+@contextlib.contextmanager
+def _bound(max_pixels: int | None) -> Iterator[None]:
+    """Let Pillow refuse images of more pixels than this, unless None changes what it does, and not warn of others."""
+    kept = Image.MAX_IMAGE_PIXELS
+    if max_pixels is not None:
+        Image.MAX_IMAGE_PIXELS = max_pixels // 2  # it warns of this many, and refuses twice as many
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = kept
+
+
+def _undecodable(error: Exception) -> ValueError:
+    if isinstance(error, UnidentifiedImageError):
+        return ValueError("it is not an image, or of an unknown format")
+    return ValueError(f"it cannot be decoded: {str(error) or type(error).__name__}")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from pipeline.checkpoint import Loaded, load_segmentor
-from pipeline.evaluate import predict
 from pipeline.export import METADATA, ImageSegmentor, export, main, trace
+from pipeline.inference import predict
 from pipeline.ingest import Batch
 from pipeline.prepare import RowGroup, Shards, Split
 from pipeline.train import Job, Worker, train

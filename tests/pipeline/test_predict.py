@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.checkpoint import Loaded, Meta
-from pipeline.evaluate import predict
+from pipeline.inference import predict
 from pixcon_core.config import EvaluateConfig, ModelConfig, RunConfig
 from pixcon_core.models import build_segmentor
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline.checkpoint import load_segmentor
-from pipeline.evaluate import predict
+from pipeline.inference import predict
 from pipeline.prepare import dataset_spec
 from pipeline.run import main
 from pixcon_core.data import load_pair

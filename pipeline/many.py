@@ -1,0 +1,179 @@
+"""Many runs in full, as many at once as there is room for: each a Ray task that trains in its own process.
+
+A run's folder has its newest checkpoint; a task whose process dies is begun again and goes on from there, and so does
+the next command after a crash of this one. Runs of more than one worker train by Ray Train, from a task too.
+"""
+
+import contextlib
+import os
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+import ray.exceptions
+
+from pipeline.checkpoint import load_meta
+from pipeline.fit import wants_gpu
+from pipeline.journey import train_logged
+from pipeline.progress import MetricsLog, Record, follow, open_mailbox
+from pipeline.rows import Unreadable
+from pipeline.session import quiet_data_logs
+from pipeline.shard_file import Skipped
+from pipeline.single import keep_newest, newest_checkpoint, train_alone
+from pipeline.skipping import check_skipped, load_skipped, store_skipped
+from pipeline.train import Job
+from pixcon_core.config import RunConfig
+from pixcon_core.models.weights import reason
+
+CHECKPOINT, ERROR = "checkpoint", "error.txt"
+RUN = "run"
+MAX_DEATHS = 2
+"""So many times a run is begun again after its process died."""
+DIED = "its process died, again and again; out of memory, if nothing else is known"
+
+
+class Run(NamedTuple):
+    """One training to do."""
+
+    name: str
+    """Of its folder below that of all."""
+    config: RunConfig
+
+
+class Room(NamedTuple):
+    """How many runs there is room for."""
+
+    at_once: int
+    cpus: float
+    """For the task of each."""
+    gpus: float
+    use_gpu: bool
+    """Also to evaluate."""
+
+
+def room_for(config: RunConfig, concurrent: int | None) -> Room:
+    """Return how many runs of one configuration train at once.
+
+    Raises:
+        ValueError: If so many do not fit.
+    """
+    use_gpu, workers = wants_gpu(config.train), config.train.num_workers
+    gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
+    fitting = gpus // workers if use_gpu else max(1, min(4, len(os.sched_getaffinity(0))) // workers)
+    at_once = concurrent or fitting
+    if at_once * workers >= cpus:
+        raise ValueError(
+            f"--concurrent: {at_once} runs of {workers} workers take as many CPUs, but Ray has {cpus}, and one must be"
+            " left to read images."
+        )
+    if workers > 1:  # the task only waits for the workers, which ask for themselves
+        return Room(at_once, 0, 0, use_gpu)
+    return Room(at_once, 1, min(1.0, gpus / at_once) if use_gpu else 0, use_gpu)
+
+
+def train_all(
+    runs: Sequence[Run],
+    job_of: Callable[[Run], Job],
+    root: Path,
+    room: Room,
+    on_step: Callable[[str, int], None],
+    on_end: Callable[[Run, str], None],
+) -> None:
+    """Train runs that are not trained yet.
+
+    Args:
+        runs: In the order in which they begin.
+        job_of: Called as a run begins.
+        root: The runs have their folders in it.
+        room: How many at once.
+        on_step: Called, from another thread, with a run's name and how many steps it has done.
+        on_end: Called with a run and why it failed; nothing, if it has not. The checkpoint of one that has not is in
+            `checkpoint` in its folder.
+    """
+    waiting, deaths = deque(runs), Counter[str]()
+    going: dict[Any, Run] = {}
+    task = ray.remote(num_cpus=room.cpus, num_gpus=room.gpus, max_retries=0)(train_run)
+    mailbox = open_mailbox()
+
+    def begin() -> None:
+        while waiting and len(going) < room.at_once:
+            run = waiting.popleft()
+            # Not through the driver's own hands: a job's cache is of references, which tasks may pass on.
+            going[task.remote(job_of(run), (root / run.name).resolve(), run.name, mailbox, room.at_once)] = run
+
+    with follow(mailbox, lambda record: on_step(record[RUN], record["step"])):
+        try:
+            while waiting or going:
+                begin()
+                (ended,), _ = ray.wait(list(going), num_returns=1)
+                run = going.pop(ended)
+                try:
+                    why = ray.get(ended)
+                except ray.exceptions.RayError as error:
+                    deaths[run.name] += 1
+                    if deaths[run.name] <= MAX_DEATHS:
+                        waiting.appendleft(run)
+                        continue
+                    why = f"{DIED} ({reason(error)})"
+                if not room.use_gpu:  # a GPU is wanted for the evaluation first
+                    begin()
+                on_end(run, why)
+        finally:
+            for one in going:
+                with contextlib.suppress(ray.exceptions.RayError):
+                    ray.cancel(one, force=True)
+
+
+def train_run(job: Job, folder: Path, name: str, mailbox: Any, num_sharing: int) -> str:
+    """Train one run into its folder, from its newest checkpoint if it has one.
+
+    Returns:
+        Why it failed, for a reason that would only repeat itself; nothing, if it has not.
+    """
+    quiet_data_logs()
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def tell(record: Record) -> None:
+        if "step" in record:
+            mailbox.put.remote({RUN: name, "step": record["step"]})
+
+    try:
+        if not (folder / CHECKPOINT).exists():
+            if job.config.train.num_workers > 1:
+                train_logged(job, folder, tell)
+            else:
+                _train_here(job, folder, tell, num_sharing)
+    except Exception as error:  # not a loss that is no number, nor memory that is too small, is to end the others
+        (folder / ERROR).write_text(traceback.format_exc())
+        return reason(error)
+    (folder / ERROR).unlink(missing_ok=True)
+    return ""
+
+
+def _train_here(job: Job, folder: Path, tell: Callable[[Record], None], num_sharing: int) -> None:
+    log, skipped = MetricsLog(folder), load_skipped(folder)
+
+    def put(record: Record) -> None:
+        log.write(record)
+        tell(record)
+
+    def skip(one: Unreadable) -> None:
+        found = Skipped("train", *one)
+        if found not in skipped:
+            skipped.append(found)
+            store_skipped(folder, found)
+        check_skipped(job.shards, "train", skipped, max_bad_share=job.config.ingest.max_bad_share)
+
+    def keep(checkpoint: Path) -> None:
+        keep_newest(checkpoint, folder, load_meta(checkpoint).step)
+
+    try:
+        train_alone(job, folder, num_sharing=num_sharing, put=put, keep=keep, on_unreadable=skip)
+    finally:
+        log.close()
+    newest = newest_checkpoint(folder)
+    assert newest is not None  # the last step is always kept
+    newest.rename(folder / CHECKPOINT)
