@@ -23,6 +23,13 @@ JOURNAL = "journal:///"
 LOCK_SECONDS = 60
 """Someone may be looking at the study meanwhile, which locks it."""
 CONNECT_SECONDS = 10
+DRIVERS = {
+    "psycopg": "'psycopg[binary]'",
+    "psycopg2": "psycopg2-binary",
+    "mysqldb": "mysqlclient",
+    "pymysql": "pymysql",
+}
+"""Packages by the names that SQLAlchemy has for them; which one postgresql:// stands for hangs on its version."""
 
 
 def check_storage(url: str) -> None:
@@ -69,9 +76,10 @@ def _new_study(storage: BaseStorage, wanted: str) -> str:
 
 
 def _open(url: str) -> BaseStorage:
+    for name in re.findall(r"\$\{?(\w+)", url):
+        if name not in os.environ:
+            raise ValueError(f"--storage: {masked(url)} names ${name}, and the environment has no such variable.")
     full = os.path.expandvars(url)
-    if missing := re.search(r"\$\{?\w+\}?", full):
-        raise ValueError(f"--storage: {masked(url)} names {missing[0]}, and the environment has no such variable.")
     if full.startswith(JOURNAL):
         return _open_journal(Path(full.removeprefix(JOURNAL)))
     try:
@@ -86,13 +94,10 @@ def _open(url: str) -> BaseStorage:
     try:
         return RDBStorage(full, engine_kwargs={"connect_args": options})
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
-        hints = {
-            "postgresql": " Install it: pip install psycopg2-binary.",
-            "mysql": " Install it: pip install mysqlclient.",
-        }
+        package = DRIVERS.get(parsed.get_driver_name()) if isinstance(error, ImportError) else None
+        hint = f" Install it: pip install {package}." if package else ""
         raise ValueError(
-            f"--storage: {masked(url)} needs a driver that is not installed ({reason(error).rstrip('.')})."
-            + hints.get(parsed.get_backend_name(), "")
+            f"--storage: {masked(url)} needs a driver that is not installed ({reason(error).rstrip('.')}).{hint}"
         ) from None
     except Exception as error:  # of a dozen kinds, by driver
         cause = getattr(error, "orig", None) or error.__cause__ or error

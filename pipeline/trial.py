@@ -235,6 +235,7 @@ def _keep(folder: Path, home: Path, began: float, task: Task, worker: Worker) ->
     if worker.rank == 0:
         shutil.rmtree(partial_, ignore_errors=True)
         shutil.copytree(folder, partial_)
+        partial_.chmod(0o755)  # temporary folders are their owner's alone
     _wait_for_all(worker)
     counts = _count(load_segmentor(partial_), task, worker)
     if worker.rank == 0:
