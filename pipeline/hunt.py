@@ -15,7 +15,6 @@ from pipeline.progress import SKIPPED
 from pipeline.progress import Record as Message
 from pipeline.search_options import SearchOptions
 from pipeline.search_report import Gain, Table, print_end, write_best, write_trials
-from pipeline.single import newest_checkpoint
 from pipeline.skipping import load_skipped, skipped_line, store_skipped
 from pipeline.space import Space, starting_values
 from pipeline.study import BASELINE, Record, best_of, records

@@ -12,6 +12,10 @@ from pipeline.storage import is_url
 ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm")
 """Of the files in a folder, these are images; files named one by one, or by a pattern, are taken as they come."""
 
+LABELS, OVERLAYS, PROBABILITIES = "labels", "overlays", "probabilities"
+ENDING_OF = {LABELS: ".png", OVERLAYS: ".jpg", PROBABILITIES: ".npy"}
+"""Of what is written, by sub-folder."""
+
 
 class Input(NamedTuple):
     """An image file."""
@@ -26,7 +30,7 @@ def find_inputs(given: Sequence[str], out: Path) -> list[Input]:
 
     Args:
         given: Folders, whose sub-folders are searched too; files; or patterns with `*`, `?`, `[...]` and `**`.
-        out: What lies in there is no input.
+        out: Where predictions go; those of earlier are no input.
 
     Raises:
         ValueError: If there is nothing of the kind.
@@ -39,10 +43,10 @@ def find_inputs(given: Sequence[str], out: Path) -> list[Input]:
         folder, found = _list(one)
         bases.append(_absolute(folder))
         files |= dict.fromkeys(_absolute(file) for file in found)
-    mine = os.path.realpath(out)
-    listed = [file for file in sorted(files) if not _is_below(os.path.realpath(file), mine)]
+    mine = [os.path.realpath(out / kind) for kind in ENDING_OF]
+    listed = [file for file in sorted(files) if not any(_is_below(os.path.realpath(file), one) for one in mine)]
     if not listed:
-        raise ValueError(f"--input: all {len(files)} files of {' '.join(given)} lie in --out ({out}).")
+        raise ValueError(f"--input: all {len(files)} files of {' '.join(given)} are predictions in --out ({out}).")
     base = os.path.commonpath([*bases, *(os.path.dirname(file) for file in listed)])  # noqa: PTH120
     return [Input(file, name) for file, name in zip(listed, _names(listed, base), strict=True)]
 

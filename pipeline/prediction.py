@@ -20,7 +20,7 @@ from PIL import Image
 
 from pipeline.checkpoint import load_meta
 from pipeline.inference import MAX_WHOLE_PIXELS, strips
-from pipeline.input_files import Input
+from pipeline.input_files import ENDING_OF, LABELS, OVERLAYS, PROBABILITIES, Input
 from pipeline.picture import Palette, colour
 from pipeline.predictor import Workers, load_for_inference
 from pixcon_core.config import EvaluateConfig
@@ -29,8 +29,6 @@ from pixcon_core.data.decode import decode_image, image_size
 IMAGES_PER_BLOCK = 4
 MAX_PIXELS = 2**30
 OVERLAY_ROWS = 1024
-LABELS, OVERLAYS, PROBABILITIES = "labels", "overlays", "probabilities"
-ENDINGS = {LABELS: ".png", OVERLAYS: ".jpg", PROBABILITIES: ".npy"}
 JPEG_SIDE = 65500
 """Longer sides a JPEG cannot have."""
 
@@ -50,12 +48,12 @@ class Output(NamedTuple):
 
     folder: Path
     kinds: tuple[str, ...]
-    """Of `ENDINGS`."""
+    """Of `ENDING_OF`."""
     palette: Palette
 
     def file(self, kind: str, name: str) -> Path:
         """Return the file of one kind for an image."""
-        return self.folder / kind / f"{name}{ENDINGS[kind]}"
+        return self.folder / kind / f"{name}{ENDING_OF[kind]}"
 
 
 def predict_files(
@@ -85,6 +83,7 @@ def predict_files(
         .map_batches(partial(_write, inputs=inputs, output=output), batch_size=None, num_cpus=0.25)
     )
     found: dict[int, Predicted] = {}
+    on_progress(0, len(inputs))
     for row in rows.iter_rows():
         if row["failure"]:
             raise OSError(row["failure"])

@@ -53,6 +53,7 @@ def test_data_workers_and_help_do_without_torch(tmp_path):
     code = """
 import sys
 import pixcon_core.data.transforms, pixcon_core.presets, pipeline.options
+import pipeline.evaluate, pipeline.evaluate_command, pipeline.predict
 print("torch" in sys.modules, "ray" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)

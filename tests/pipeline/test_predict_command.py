@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ from PIL import Image
 from pipeline import inference
 from pipeline.checkpoint import load_segmentor
 from pipeline.inference import predict, strips
-from pipeline.input_files import find_inputs
+from pipeline.input_files import LABELS, OVERLAYS, find_inputs
 from pipeline.picture import colour
 from pipeline.predict import main
-from pipeline.prediction import LABELS, OVERLAYS, Output, _Predictor, _read
+from pipeline.prediction import Output, _Predictor, _read
 from pipeline.predictor import Workers
 from pixcon_core.config import EvaluateConfig
 from pixcon_core.data import decode_image
@@ -46,7 +47,7 @@ def photos(tmp_path):
     return folder
 
 
-def names(given, out="nowhere"):
+def names(given, out=Path("nowhere")):
     return {os.path.basename(one.file): one.name for one in find_inputs(given, out)}  # noqa: PTH119
 
 
@@ -93,12 +94,12 @@ class TestInputs:
             assert not [name for name in names(given).values() if ".." in name or name.startswith("/")]
 
     def test_what_was_predicted_earlier_is_no_input(self, photos):
-        out = photos / "out"
-        out.mkdir()
-        (out / "b.png").touch()
-        assert "b.png" not in names([str(photos)], out)
-        with pytest.raises(ValueError, match="all 1 files of .* lie in --out"):
-            find_inputs([str(out)], out)
+        (photos / "labels").mkdir()
+        (photos / "labels" / "b.png").touch()
+        assert "b.png" not in names([str(photos)], photos)
+        assert "b.png" in names([str(photos)], photos / "out")
+        with pytest.raises(ValueError, match=r"all 1 files of .* are predictions in --out"):
+            find_inputs([str(photos / "labels")], photos)
 
     @pytest.mark.parametrize(
         ("given", "message"),
