@@ -182,12 +182,15 @@ def find_shards(contents: Contents, dataset: Dataset) -> Shards:
     Raises:
         ValueError: If they are not known or no longer there.
     """
-    if dataset.shards is None:
+    beside = contents.folder.parent / "shards"
+    place: str | Path | None = dataset.shards
+    if dataset.shards is None:  # a run alone does not say it
+        near = sorted(beside.glob(f"{dataset.name}-*"))
+        place = near[0] if len(near) == 1 else None
+    elif not is_url(dataset.shards):  # --out may have been moved as a whole
+        place = first_there([Path(dataset.shards), beside / Path(dataset.shards).name]) or dataset.shards
+    if place is None:
         raise ValueError("it is not known where its prepared images are")
-    place: str | Path = dataset.shards
-    if not is_url(dataset.shards):
-        near = contents.folder.parent / "shards" / Path(dataset.shards).name  # where --out was moved as a whole
-        place = first_there([Path(dataset.shards), near]) or dataset.shards
     return Shards.load(place)
 
 

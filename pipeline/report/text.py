@@ -14,7 +14,10 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def signed(value: float | None) -> str:
     """Return a difference of shares as points, with its sign."""
-    return NONE if value is None or value != value else f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+    if value is None or value != value:
+        return NONE
+    text = f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return "0.0" if text[1:] == "0.0" else text
 
 
 def spread(values: Iterable[float]) -> str:
