@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from pixcon_core.config import RunConfig, override
 from pixcon_core.models import Segmentor, build_segmentor
@@ -109,11 +109,15 @@ def load_segmentor(folder: Path) -> Loaded:
     """
     meta = load_meta(folder)
     fresh = dataclasses.replace(meta.config.model, pretrained="false")
+    num_classes = len(meta.classes)
     try:
-        model = build_segmentor(fresh, num_classes=len(meta.classes), projection=False)
-    except (ValueError, RuntimeError) as error:  # RuntimeError: of sizes that no memory holds
+        with torch.device("meta"):  # no memory for sizes that the file does not bear out
+            outline = build_segmentor(fresh, num_classes=num_classes, projection=False)
+    except (ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder / META} describes no model that can be built: {reason(error)}.") from error
-    load_weights(folder, model)
+    weights = _fitting_weights(folder, outline)
+    model = build_segmentor(fresh, num_classes=num_classes, projection=False)
+    model.load_state_dict(weights)
     return Loaded(model.eval(), meta)
 
 
@@ -123,9 +127,14 @@ def load_weights(folder: Path, model: Segmentor) -> None:
     Raises:
         CheckpointError: If the file cannot be read or its weights do not fit.
     """
+    model.load_state_dict(_fitting_weights(folder, model))
+
+
+def _fitting_weights(folder: Path, model: Segmentor) -> dict[str, Tensor]:
+    """Return a checkpoint's weights for a segmentor, of which only names and shapes are looked at."""
     file = folder / WEIGHTS
     try:
-        weights = load_file(file)
+        weights: dict[str, Tensor] = load_file(file)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} cannot be read ({reason(error)}).") from error
     if model.projection is None:
@@ -136,7 +145,7 @@ def load_weights(folder: Path, model: Segmentor) -> None:
             f"{file} does not fit the model: {differing}. Its model.* settings, its classes and whether there is"
             f" contrast must be those of {META} beside it."
         )
-    model.load_state_dict(weights)
+    return weights
 
 
 def load_training(folder: Path) -> dict[str, Any]:
