@@ -17,7 +17,7 @@ from pipeline.report import write_report
 from pipeline.report.__main__ import main
 from pipeline.report.folder import Dataset, Run
 from pipeline.report.pictures import best_and_worst
-from pipeline.report.scores import class_table, confusion, verdict
+from pipeline.report.scores import confusion
 from pipeline.rows import read_rows, split_rows
 from pipeline.shard_file import Chunk, ShardInfo, write_shard
 from pipeline.shards import Shards, write_index
@@ -275,31 +275,6 @@ def test_the_images_shown_are_those_of_the_largest_differences(whole, shards):
     for one in (*found.helped, *found.hurt):
         assert one.miou[1] - one.miou[0] == pytest.approx(gains[one.id])
         assert [panel.title for panel in one.panels] == ["image", "truth", "baseline", "contrast", "changes"]
-
-
-def test_the_verdict_says_no_more_than_the_interval():
-    def say(mean, low, high):
-        return verdict({"mean": mean, "low": low, "high": high}, [mean], ["baseline", "contrast"])
-
-    assert say(0.012, 0.003, 0.021) == "Contrast gained 1.2 points of mIoU (95 % interval +0.3 to +2.1)."
-    assert say(-0.012, -0.021, -0.003).startswith("Contrast lost 1.2 points")
-    assert say(0.012, -0.001, 0.02).startswith("No difference shown: +1.2 points")
-    assert say(0.012, 0.0, 0.02).startswith("No difference shown")
-    assert "no finished run of contrast" in verdict(None, [], ["baseline"])
-
-
-def test_of_many_classes_those_that_changed_most_come_first(tmp_path):
-    def run(method, values):
-        result = {"per_class_iou": {f"class {i}": value for i, value in enumerate(values)}}
-        return Run(tmp_path, method, 0, "done", result, {})
-
-    before, after = [0.5] * 40, [0.5 + 0.01 * i for i in range(39)] + [None]
-    dataset = Dataset("many", (run("baseline", before), run("contrast", after)))
-    table = class_table(dataset, {})
-    assert [row.name for row in table.shown[:2]] == ["class 38", "class 37"]
-    assert len(table.shown) == 30
-    assert table.folded[-1].name == "class 39"
-    assert table.folded[-1].difference is None
 
 
 def test_confused_pairs_are_the_largest_off_the_diagonal(whole, shards):
