@@ -55,6 +55,11 @@ class Hunt:
         """Whether nothing is left of it."""
         return self.seconds_left is not None and self.seconds_left <= 0
 
+    @property
+    def num_left(self) -> int:
+        """Trials that have not come to their end."""
+        return self.options.trials - sum(one.state != "running" for one in records(self.study))
+
     def on_change(self, one: Record) -> None:
         """Show and write down what a trial has come to."""
         self._table.show(one)

@@ -5,9 +5,11 @@ The study on disk is the state of a search (see `pipeline.study`), trials keep t
 """
 
 import contextlib
+import logging
 import os
 import shutil
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,9 +77,8 @@ def search(request: Request, options: SearchOptions) -> Path:
         task = make_task(config, options, shards, folder, places)
         hunt = Hunt(request, options, task, study, space, began)
         try:
-            if finished < options.trials and not hunt.is_over_budget:
-                with follow(task.mailbox, hunt.on_message):
-                    _tune(hunt, places, options.trials - finished)
+            with follow(task.mailbox, hunt.on_message):
+                _tune(hunt, places)
         finally:
             hunt.end()
     try_report(folder)
@@ -121,16 +122,24 @@ def make_task(config: RunConfig, options: SearchOptions, shards: Shards, folder:
     )
 
 
-def _tune(hunt: Hunt, places: Places, num_trials: int) -> None:
+def _tune(hunt: Hunt, places: Places) -> None:
     os.environ |= {
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: trials that run then stay as begun, to be gone on with
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # files that nobody reads
         "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box whatever its verbosity is
         "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths stay what they are
     }
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of processes that died we tell ourselves
+    deaths: Counter[int] = Counter()
+    # More than once only if processes died: Tune counts each try as one of its samples.
+    while (left := hunt.num_left) > 0 and not hunt.is_over_budget:
+        _tune_once(hunt, places, left, deaths)
+
+
+def _tune_once(hunt: Hunt, places: Places, num_trials: int, deaths: Counter[int]) -> None:
     options, steps, grace = hunt.options, hunt.config.train.steps, hunt.config.train.checkpoint_every
     sampling = Sampling(hunt.config.seed, options.trials, options.sampler == "random")
-    searcher = StudySearch(hunt.study, hunt.space, steps, sampling, hunt.on_change)
+    searcher = StudySearch(hunt.study, hunt.space, steps, sampling, deaths, hunt.on_change)
     stopping = StudyScheduler(steps, grace, records(hunt.study)) if options.early_stopping else FIFOScheduler()
     shutil.rmtree(hunt.folder / TUNE_FOLDER, ignore_errors=True)  # of a search that was killed
     tuner = tune.Tuner(
@@ -143,12 +152,7 @@ def _tune(hunt: Hunt, places: Places, num_trials: int) -> None:
             time_budget_s=hunt.seconds_left,
             reuse_actors=True,  # a process that has imported PyTorch and Ray Data is the next trial's as well
         ),
-        run_config=tune.RunConfig(
-            name=TUNE_FOLDER,
-            storage_path=str(hunt.folder.resolve()),
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=2),
-        ),
+        run_config=tune.RunConfig(name=TUNE_FOLDER, storage_path=str(hunt.folder.resolve()), verbose=0),
     )
     try:
         tuner.fit()

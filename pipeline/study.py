@@ -5,6 +5,7 @@ that was killed goes on as it would have, early stopping included. The baseline 
 too, but one without parameters: a weight of 0 lies in no logarithmic range.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,8 @@ START, BASELINE = "start", "baseline"
 NO_CONTRAST = {"contrast.weight": 0.0}
 STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 DIED = "its process died, again and again; out of memory, if nothing else is known"
+TRIES = 3
+"""A trial whose process has died so often has failed."""
 REDUCTION = 3
 """Of the trials that come to a rung, the best of so many go on."""
 
@@ -145,7 +148,13 @@ class StudySearch(OptunaSearch):  # type: ignore[misc, unused-ignore]
     """
 
     def __init__(
-        self, study: optuna.Study, space: Space, steps: int, sampling: Sampling, on_change: Callable[[Record], None]
+        self,
+        study: optuna.Study,
+        space: Space,
+        steps: int,
+        sampling: Sampling,
+        deaths: Counter[int],
+        on_change: Callable[[Record], None],
     ) -> None:
         super().__init__(
             lambda trial: suggest(trial, space),
@@ -156,6 +165,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc, unused-ignore]
             sampler=sampling.sampler(0),
         )
         self._study, self._steps, self._sampling, self._on_change = study, steps, sampling, on_change
+        self._deaths = deaths
         self._begun = [one for one in study.trials if one.state == TrialState.RUNNING]
         self.hopeless: str | None = None
         """Why no trial can go on, if so."""
@@ -195,6 +205,12 @@ class StudySearch(OptunaSearch):  # type: ignore[misc, unused-ignore]
         for name in (SECONDS, SEEDS):
             if name in last:
                 trial.set_user_attr(name, last[name])
+        if error:
+            # Tried again here: Tune does not where a process dies that is about to be used for another trial.
+            self._deaths[trial.number] += 1
+            if self._deaths[trial.number] < TRIES:
+                self._begun.append(self._study._storage.get_trial(trial._trial_id))
+                return
         if error or not step or FAILED in last:
             state = "failed"
             trial.set_user_attr(FAILED, last.get(FAILED, DIED))

@@ -110,6 +110,8 @@ def run_trial(parameters: dict[str, Any], task: Task) -> None:
         parameters: `number` of the trial, and `changes`: its settings that differ from the start's, by full name.
         task: What all trials have in common.
     """
+    # So long Tune waits for a trial that it has stopped, before it gives this process up as one for the next trial.
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"
     place = task.folder / str(parameters["number"])
     place.mkdir(parents=True, exist_ok=True)
     try:

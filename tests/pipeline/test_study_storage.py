@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections import Counter
 from dataclasses import replace
 
 import optuna
@@ -80,7 +81,7 @@ def test_a_search_goes_on_only_with_the_password_that_is_not_written_down(tmp_pa
 
 def test_what_ray_tune_writes_down_of_the_searcher_has_no_url(tmp_path):
     study = open_study(*folders(tmp_path, SECRET))
-    searcher = StudySearch(study, SPACE, 8, Sampling(), print)
+    searcher = StudySearch(study, SPACE, 8, Sampling(), Counter(), print)
     assert SECRET in str(pickle.dumps(study._storage))
     assert SECRET not in str(pickle.dumps(searcher))
 
@@ -108,3 +109,17 @@ def test_seeds_and_resources_are_checked():
             replace(SearchOptions(), **{field: 0})
     with pytest.raises(ValueError, match="gpus_per_trial must be >= 0"):
         SearchOptions(gpus_per_trial=-0.5)
+
+
+def test_a_trial_whose_process_dies_is_handed_out_again_and_has_failed_the_third_time(tmp_path):
+    study = open_study(*folders(tmp_path, "a"))
+    enqueue_first(study, {"contrast.temperature": 0.1})
+    changed = []
+    searcher = StudySearch(study, SPACE, 8, Sampling(), Counter(), changed.append)
+    for number in range(3):
+        given = searcher.suggest(f"ray{number}")
+        assert (given["number"], given["changes"]) == (0, {"contrast.temperature": 0.1})
+        searcher.on_trial_complete(f"ray{number}", error=True)
+    assert [(one.number, one.state) for one in changed] == [(0, "failed")]
+    assert "died" in changed[0].reason
+    assert searcher.suggest("ray3")["number"] == 1
