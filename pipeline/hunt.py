@@ -124,11 +124,13 @@ class Hunt:
         """Keep the best trial's checkpoint, of its first seed, and those of running trials, no others."""
         found = records(self.study)
         best = best_of(found)
-        for one in found:
+        for one in (one for one in found if one.state != "running"):
+            place = self.task.folder / str(one.number)
+            shutil.rmtree(place / TRAIN_FOLDER, ignore_errors=True)  # of a trainer that was stopped early
             for seed in range(self.options.seeds_per_trial):
-                home = seed_folder(self.task.folder / str(one.number), seed)
+                home = seed_folder(place, seed)
                 newest = newest_checkpoint(home)
-                if one.state == "running" or newest is None:
+                if newest is None:
                     continue
                 if (newest / COUNTS).exists():
                     (newest / COUNTS).rename(home / COUNTS)
