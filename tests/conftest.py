@@ -18,9 +18,19 @@ def pytest_configure():
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Quick tests first, then those that need Ray, then whole runs."""
-    items.sort(key=lambda item: ("slow" in item.keywords, "ray_cluster" in getattr(item, "fixturenames", ())))
+    """Quick tests first, then those that need Ray, then whole runs.
+
+    A file's tests stay together; those that start Ray do too, all of them, for one cluster and one at a time.
+    """
+    items.sort(key=lambda item: ("slow" in item.keywords, needs_ray(item)))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray(item) else item.path.name))
+
+
+def needs_ray(item):
+    return "slow" in item.keywords or "ray_cluster" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")
