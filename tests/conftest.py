@@ -18,15 +18,14 @@ def pytest_configure():
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Quick tests first, then those that need Ray, then whole runs.
+def pytest_itemcollected(item):
+    """A file's tests stay in one process; those that start Ray do, all of them, for one cluster and one at a time."""
+    item.add_marker(pytest.mark.xdist_group("ray" if needs_ray(item) else item.path.name))
 
-    A file's tests stay together; those that start Ray do too, all of them, for one cluster and one at a time.
-    """
+
+def pytest_collection_modifyitems(items):
+    """Quick tests first, then those that need Ray, then whole runs."""
     items.sort(key=lambda item: ("slow" in item.keywords, needs_ray(item)))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray(item) else item.path.name))
 
 
 def needs_ray(item):

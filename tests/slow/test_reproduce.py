@@ -157,7 +157,13 @@ def is_below(pid, ancestor):
     return pid == ancestor
 
 
-@pytest.mark.parametrize("what", ["command killed", "command stopped", "training killed"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "command killed",
+        *(pytest.param(what, marks=pytest.mark.soak) for what in ("command stopped", "training killed")),
+    ],
+)
 def test_what_was_killed_half_way_goes_on_to_the_same_weights(what, undisturbed, tiny_camvid, tmp_path):
     write_search(tmp_path, tiny_camvid, {"contrast.temperature": 0.3})
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -60,6 +60,7 @@ def test_too_many_images_that_cannot_be_read_end_the_search(damaged, tmp_path, c
     assert {one["state"] for one in json.loads(file.read_text())} == {"running"}
 
 
+@pytest.mark.soak
 def test_a_search_ends_with_its_budget_and_what_was_begun_is_gone_on_with(shards, tmp_path):
     given = [*SEARCH.split(), "--data_root", str(shards), "--out", str(tmp_path), "--trial_steps", "8"]
     main([*given, "--trials", "2"])

@@ -17,7 +17,7 @@ import ray
 from pipeline.run import main
 from pipeline.study import open_study, records
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
 SEARCH = (
     "--dataset camvid --preset mini-camvid --train.batch_size 4 --ingest.crop 64 64 --model.head_channels 16"
