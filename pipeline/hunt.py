@@ -10,6 +10,7 @@ import optuna
 from jaxtyping import Int64
 
 from pipeline.checkpoint import newest_checkpoint
+from pipeline.fit import TRAIN_FOLDER
 from pipeline.options import Request
 from pipeline.progress import SKIPPED
 from pipeline.progress import Record as Message
