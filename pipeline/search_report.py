@@ -179,7 +179,7 @@ def _gain_line(points: float, noise: dict[str, Any]) -> str:
         by_images = f", {low:+.1f} to {high:+.1f} by the choice of images"
     return (
         f"Best against none: {points:+.1f} points{by_images}.\n"
-        "Of one seed each: --seeds_per_trial 3, or both again with other seeds, tells more."
+        "One seed each: --seeds_per_trial 3 or the same with other seeds tells more."
     )
 
 
