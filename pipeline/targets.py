@@ -14,8 +14,8 @@ from pixcon_core.data import DATASETS
 from pixcon_core.presets import PRESETS, default_preset
 
 SHORT_STEPS = 60
-"""Steps on a miniature, unless told otherwise: four of them with three seeds are then done within 12 minutes on two
-cores. Presets have fifteen times as many."""
+"""Steps on a miniature, unless told otherwise: few, since all four with three seeds are 24 runs. Presets have fifteen
+times as many."""
 
 
 class Target(NamedTuple):
