@@ -3,9 +3,11 @@
     python benchmarks/training_step.py                        # the default run's model
     python benchmarks/training_step.py --preset camvid-lite
     python benchmarks/training_step.py --hrnet                # HRNet-W48 at 512x1024, from measured parts; minutes
+    python benchmarks/training_step.py --device cuda --preset cityscapes-hrnet-w48   # whole steps, with peak memory
 
 Both sides are timed in turn, round by round; the ratio is the median over rounds of the ratio within a round. The
-memory is full and warm-up over.
+memory is full and warm-up over. On a GPU the precision is the one training takes, and each side's peak is that of its own
+steps, the other side's weights and optimizer state not counted.
 """
 
 import argparse
@@ -41,40 +43,58 @@ def fill(contrast: PixelContrast) -> None:
 class Side:
     """A model that takes training steps on one batch of blobs of classes."""
 
-    def __init__(self, config: RunConfig, num_classes: int) -> None:
-        self.config = config.train
-        self.model = TrainedModel(config, (1000,) * num_classes).train()
+    def __init__(self, config: RunConfig, num_classes: int, device: str = "cpu") -> None:
+        self.config, self.device = config.train, torch.device(device)
+        before = torch.cuda.memory_allocated() if device == "cuda" else 0
+        self.model = TrainedModel(config, (1000,) * num_classes).train().to(self.device)
         self.model.segmentor.to(memory_format=torch.channels_last)
         if self.model.contrast is not None:
             fill(self.model.contrast)
         self.optimizer = build_optimizer(self.model, config.train)
         batch, (height, width) = config.train.batch_size, config.ingest.crop
-        self.images = torch.randint(256, (batch, height, width, 3), dtype=torch.uint8)
-        cells = torch.randint(num_classes, (batch, height // 32, width // 32), dtype=torch.uint8)
-        self.labels = cells.repeat_interleave(32, dim=1).repeat_interleave(32, dim=2)
+        self.images = torch.randint(256, (batch, height, width, 3), dtype=torch.uint8).to(self.device)
+        cells = torch.randint(num_classes, (batch, -(-height // 32), -(-width // 32)), dtype=torch.uint8)
+        labels = cells.repeat_interleave(32, dim=1).repeat_interleave(32, dim=2)[:, :height, :width]
+        self.labels = labels.contiguous().to(self.device)
+        self._step()   # so that the optimizer's state is there and counts as this side's own
+        self.own = torch.cuda.memory_allocated() - before if device == "cuda" else 0
+        self.peak = 0
 
     def seconds(self) -> float:
-        """Take one step and return its time."""
+        """Take one step and return its time; on a GPU, also find its peak memory."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        others = torch.cuda.memory_allocated() - self.own if self.device.type == "cuda" else 0
         begin = time.perf_counter()
-        with autocast(self.config, torch.device("cpu")):
+        self._step()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+            self.peak = max(self.peak, torch.cuda.max_memory_allocated() - others)
+        return time.perf_counter() - begin
+
+    def _step(self) -> None:
+        with autocast(self.config, self.device):
             losses = self.model(self.images, self.labels)
         losses.total.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return time.perf_counter() - begin
 
 
-def compare(preset: str, rounds: int) -> None:
+def compare(preset: str, rounds: int, device: str) -> None:
     """Time a preset's step with and without contrast."""
     config = PRESETS[preset]
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained="false"))
     on = dataclasses.replace(config, contrast=dataclasses.replace(config.contrast, warmup_steps=0))
     off = dataclasses.replace(config, contrast=dataclasses.replace(config.contrast, weight=0.0))
     torch.manual_seed(0)
-    sides = Side(on, 11), Side(off, 11)
+    sides = Side(on, 11, device), Side(off, 11, device)
     times = [[side.seconds() for side in sides] for _ in range(rounds + 2)][2:]
     ratio = statistics.median(a / b for a, b in times)
     a, b = (statistics.median(column) * 1e3 for column in zip(*times, strict=True))
-    print(f"{preset}: {a:.0f} ms with contrast, {b:.0f} ms without: {ratio:.2f}x")
+    print(f"{preset}: {a:.0f} ms with contrast, {b:.0f} ms without: {ratio:.3f}x")
+    if device == "cuda":
+        print(f"    peak memory {sides[0].peak / 2**30:.2f} GiB with, {sides[1].peak / 2**30:.2f} GiB without")
 
 
 def estimate_hrnet(rounds: int) -> None:
@@ -113,11 +133,12 @@ def main() -> None:
     parser.add_argument("--preset", default="mini-camvid", choices=PRESETS)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--hrnet", action="store_true")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     arguments = parser.parse_args()
     if arguments.hrnet:
         estimate_hrnet(min(arguments.rounds, 2))
     else:
-        compare(arguments.preset, arguments.rounds)
+        compare(arguments.preset, arguments.rounds, arguments.device)
 
 
 if __name__ == "__main__":

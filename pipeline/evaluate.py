@@ -128,7 +128,7 @@ def evaluate(
         .map_batches(
             Scorer,
             fn_constructor_args=(str(checkpoint.resolve()), protocol, shown, workers),
-            batch_size=None,
+            batch_size=IMAGES_PER_BLOCK,  # for GPUs Ray wants a number; blocks have at most so many rows and stay whole
             **workers.resources,
         )
     )

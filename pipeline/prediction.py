@@ -77,7 +77,7 @@ def predict_files(
         .map_batches(
             _Predictor,
             fn_constructor_args=(str(checkpoint.resolve()), inputs, output, protocol, workers),
-            batch_size=None,
+            batch_size=IMAGES_PER_BLOCK,  # for GPUs Ray wants a number; blocks have at most so many rows and stay whole
             **workers.resources,
         )
         .map_batches(partial(_write, inputs=inputs, output=output), batch_size=None, num_cpus=0.25)

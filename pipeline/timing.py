@@ -18,8 +18,8 @@ from pipeline.trace import Operations, count_operations
 from pixcon_core.config import RunConfig
 from pixcon_core.models import Segmentor, check_model
 
-AFFORDABLE = 4 * 10**10
-"""Multiply-adds of a measured step, at most: a second or so on a CPU."""
+AFFORDABLE = {"cpu": 4 * 10**10, "cuda": 10**14}
+"""Multiply-adds of a measured step, at most: a second or so. On a GPU less would time the launching of kernels."""
 SMALLEST = 64
 """Side of the smallest crop that is timed; smaller ones tell of overhead alone."""
 ROUNDS = 5
@@ -85,8 +85,12 @@ def estimate_time(
         worker_images: Images of one step on one worker.
     """
     own = torch.device(device if torch.cuda.is_available() else "cpu")
-    images, size = _small_step(config, operations, worker_images)
-    measured = time_step(config, num_classes, own, images, size)
+    images, size = _small_step(config, operations, worker_images, AFFORDABLE[own.type])
+    try:
+        measured = time_step(config, num_classes, own, images, size)
+    except torch.cuda.OutOfMemoryError:  # a run for larger GPUs may be planned on this one
+        images, size = _small_step(config, operations, worker_images, AFFORDABLE["cpu"])
+        measured = time_step(config, num_classes, own, images, size)
     small = count_operations(model, size, with_contrast=config.contrast.weight > 0)
     rate = images * small.training / measured.network
     work = worker_images * operations.training
@@ -138,19 +142,20 @@ def time_step(
     return StepTimes(images, size, network, updating, contrast)
 
 
-def _small_step(config: RunConfig, operations: Operations, worker_images: int) -> tuple[int, tuple[int, int]]:
+def _small_step(
+    config: RunConfig, operations: Operations, worker_images: int, affordable: int
+) -> tuple[int, tuple[int, int]]:
     """Return how many images of which size to time: the run's own if that is affordable, else smaller and fewer."""
     (height, width), stride = config.ingest.crop, config.model.output_stride
     whole, per_pixel = (height, width), operations.training / (height * width)
     fewest = min(2, worker_images)
-    while fewest * per_pixel * height * width > AFFORDABLE and min(height, width) >= 2 * SMALLEST:
+    while fewest * per_pixel * height * width > affordable and min(height, width) >= 2 * SMALLEST:
         height, width = (side // 2 // stride * stride for side in (height, width))
     try:
         check_model(config.model, (height, width))
     except ValueError:  # a backbone that takes no other size than the run's
         height, width = whole
-    affordable = int(AFFORDABLE / (per_pixel * height * width))
-    return min(worker_images, max(fewest, affordable)), (height, width)
+    return min(worker_images, max(fewest, int(affordable / (per_pixel * height * width)))), (height, width)
 
 
 def _time_contrast(config: RunConfig, num_classes: int, device: torch.device) -> float:
