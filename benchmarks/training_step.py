@@ -6,8 +6,8 @@
     python benchmarks/training_step.py --device cuda --preset cityscapes-hrnet-w48   # whole steps, with peak memory
 
 Both sides are timed in turn, round by round; the ratio is the median over rounds of the ratio within a round. The
-memory is full and warm-up over. On a GPU the precision is the one training takes, and each side's peak is that of its own
-steps, the other side's weights and optimizer state not counted.
+memory is full and warm-up over. On a GPU the precision is the one training takes, and each side's peak is that of its
+own steps, the other side's weights and optimizer state not counted.
 """
 
 import argparse
@@ -56,7 +56,7 @@ class Side:
         cells = torch.randint(num_classes, (batch, -(-height // 32), -(-width // 32)), dtype=torch.uint8)
         labels = cells.repeat_interleave(32, dim=1).repeat_interleave(32, dim=2)[:, :height, :width]
         self.labels = labels.contiguous().to(self.device)
-        self._step()   # so that the optimizer's state is there and counts as this side's own
+        self._step()  # so that the optimizer's state is there and counts as this side's own
         self.own = torch.cuda.memory_allocated() - before if device == "cuda" else 0
         self.peak = 0
 
@@ -88,7 +88,8 @@ def compare(preset: str, rounds: int, device: str) -> None:
     on = dataclasses.replace(config, contrast=dataclasses.replace(config.contrast, warmup_steps=0))
     off = dataclasses.replace(config, contrast=dataclasses.replace(config.contrast, weight=0.0))
     torch.manual_seed(0)
-    sides = Side(on, 11, device), Side(off, 11, device)
+    num_classes = len(config.train.class_weights) if isinstance(config.train.class_weights, tuple) else 11
+    sides = Side(on, num_classes, device), Side(off, num_classes, device)
     times = [[side.seconds() for side in sides] for _ in range(rounds + 2)][2:]
     ratio = statistics.median(a / b for a, b in times)
     a, b = (statistics.median(column) * 1e3 for column in zip(*times, strict=True))
