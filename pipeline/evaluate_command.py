@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
-from pipeline.options import RESULT, fail, parse_flags
+from pipeline.command import exit_codes, parse_flags
+from pipeline.options import RESULT
 from pixcon_core.config import Device, EvaluateConfig, RunConfig
 
 if TYPE_CHECKING:
@@ -72,15 +73,9 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate; end with code 2 for mistakes of the user, 1 for failures. The last line is the path of result.json."""
     given = sys.argv[1:] if arguments is None else arguments
-    try:
+    with exit_codes(stopped="; nothing was written."):
         options = parse_flags(Options, PROGRAM, given, _defaults(given))
         print(run(options))
-    except ValueError as error:
-        fail(error)
-    except OSError as error:
-        fail(error, code=1)
-    except KeyboardInterrupt:
-        fail("stopped; nothing was written.", code=130)
 
 
 def protocol_of(checkpoint: Path) -> EvaluateConfig:

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from pipeline.checkpoint import Loaded, Meta, load_segmentor
+from pipeline.command import exit_codes, parse_flags
 from pipeline.inference import PAD_TO
-from pipeline.options import fail, parse_flags
 
 Format = Literal["torch", "onnx"]
 SUFFIX: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx"}
@@ -171,15 +171,14 @@ def describe(meta: Meta, size: tuple[int, int] | None) -> dict[str, object]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Export; end with code 2 if that cannot be done. The last line printed is the file's path."""
-    try:
-        given = sys.argv[1:] if arguments is None else arguments
+    """Export; end with code 2 if that cannot be done, 1 if the file cannot be written. The last line printed is the file's path."""
+    given = sys.argv[1:] if arguments is None else arguments
+    with exit_codes(stopped="; no file was written."):
         options = parse_flags(Options, "python -m pipeline.export", given)
-        exported = export(options.checkpoint, options.format, out=options.out, size=options.size)
-    except ValueError as error:
-        fail(" ".join(str(error).split()))
-    except OSError as error:
-        fail(f"The file cannot be written: {error}")
+        try:
+            exported = export(options.checkpoint, options.format, out=options.out, size=options.size)
+        except ValueError as error:  # torch's are pages
+            raise ValueError(" ".join(str(error).split())) from error
     sides = "{} x {}".format(*options.size) if options.size else f"multiples of {PAD_TO} from {min(TRACED)} on"
     print(f"images of {sides}; logits differ from the model's by {exported.difference:.1e} at most")
     print(exported.file)

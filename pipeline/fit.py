@@ -12,16 +12,13 @@ import ray.train
 import ray.train.torch
 from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, UserCallback
 
+from pipeline.command import TrainingError
 from pipeline.session import quiet_data_logs
 from pipeline.train import Job, Worker, set_up
 from pipeline.worker import telling, to_mailbox, work
 from pixcon_core.config import TrainConfig
 
 TRAIN_FOLDER = "train"
-
-
-class TrainingError(RuntimeError):
-    """Workers failed, again and again."""
 
 
 def fit(job: Job, mailbox: Any, folder: Path) -> Path:

@@ -4,26 +4,22 @@ Light to import, so that `--help` and mistakes in flags are answered at once.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import difflib
-import io
 import json
-import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple, NoReturn, TypeVar
+from typing import Annotated, NamedTuple
 
 import tyro
 
+from pipeline.command import parse_flags
 from pipeline.search_options import SearchOptions, masked
 from pixcon_core.config import RunConfig, flatten, override
 from pixcon_core.presets import PRESETS, default_preset
 
 CONFIG, RESULT = "config.json", "result.json"
-Flags = TypeVar("Flags")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,44 +156,6 @@ def _early(arguments: Sequence[str]) -> argparse.Namespace:
         raise ValueError(f"{error}. All flags: --help.") from error
 
 
-def parse_flags(of: type[Flags], program: str, arguments: Sequence[str], default: Flags | None = None) -> Flags:
-    """Read a command line into a dataclass.
-
-    Raises:
-        ValueError: If something in it is wrong; one line that says what.
-        SystemExit: After `--help`.
-    """
-    screen = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(screen):
-            found = tyro.cli(of, prog=program, args=list(arguments), default=default, use_underscores=True)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise ValueError(_in_one_line(screen.getvalue())) from None
-    assert found is not None  # to tyro, a default of None is one that may come back
-    return found
-
-
-def _in_one_line(box: str) -> str:
-    """Return what tyro's framed message says: its first part, and the flags that it proposes."""
-    parts: list[list[str]] = [[]]
-    for line in box.splitlines()[1:]:  # the first is the title
-        text = line.strip("│╰╯|+ ")
-        if text.strip("─-"):
-            parts[-1].append(text)
-        else:
-            parts.append([])
-    parts = [part for part in parts if part]
-    sentence = re.sub(r"^Error parsing ((config|of_search|evaluate|[A-Z]\w*)\S*: )?", "", " ".join(parts[0])).rstrip(
-        "."
-    )
-    proposed = [text.split()[0] for part in parts if part[:1] == ["Perhaps you meant:"] for text in part[1:]]
-    flags = [flag for flag in proposed if flag.startswith("--")]
-    hint = f" Did you mean {' or '.join(flags)}?" if flags else ""
-    return f"{sentence}.{hint} All flags: --help."
-
-
 def _newest_run(out: Path, preset: str | None, dataset: str | None, search: bool) -> StoredRun | None:
     """Return the newest run, or search, that was started with this preset and data set, where these are given."""
     files = sorted(out.glob(f"*/{CONFIG}"), key=lambda file: file.stat().st_mtime, reverse=True)
@@ -259,9 +217,3 @@ def _without_effect(config: RunConfig, start: RunConfig) -> list[str]:
             " will never begin."
         )
     return notes
-
-
-def fail(error: object, *, code: int = 2) -> NoReturn:
-    """End the program with one message on standard error."""
-    print(f"error: {error}", file=sys.stderr)
-    raise SystemExit(code)

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from pipeline.command import exit_codes, fail, parse_flags
 from pipeline.evaluate_command import given_checkpoint, protocol_of
 from pipeline.input_files import Input, check_inside, find_inputs
-from pipeline.options import fail, parse_flags
 from pixcon_core.config import Device, EvaluateConfig
 
 if TYPE_CHECKING:
@@ -68,14 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Images that cannot be read are named and counted, and the code is 0 all the same, unless none could.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    try:
+    with exit_codes(stopped=". What was predicted lies in --out; --overwrite begins anew."):
         summary, num_predicted = run(_parse(given))
-    except ValueError as error:
-        fail(error)
-    except OSError as error:
-        fail(error, code=1)
-    except KeyboardInterrupt:
-        fail("stopped. What was predicted lies in --out; --overwrite begins anew.", code=130)
     print(summary)
     if not num_predicted:
         fail("no image could be read.", code=1)

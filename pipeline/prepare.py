@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import ray.data
 
-from pipeline.options import fail, parse_flags
+from pipeline.command import exit_codes, parse_flags
 from pipeline.progress import Bar
 from pipeline.session import ray_session
 from pipeline.shard_file import Chunk, ShardInfo, Skipped, read_info, write_shard
@@ -176,8 +176,8 @@ def _kept_shards(folder: Folder, mark: str, wanted: set[str]) -> dict[str, Shard
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prepare; end with code 2 for mistakes of the user, 1 for failures. The last line is the path of the index."""
-    try:
-        given = sys.argv[1:] if arguments is None else arguments
+    given = sys.argv[1:] if arguments is None else arguments
+    with exit_codes(stopped=". The same command goes on where it was."):
         options = parse_flags(Options, "python -m pipeline.prepare", given)
         spec = dataset_spec(options.dataset)
         locate(options.out)  # what is wrong with it shows before a miniature is drawn
@@ -190,12 +190,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             with ray_session():
                 shards = prepare_with_bar(spec, pairs, options.out, options.max_bad_share)
-    except ValueError as error:
-        fail(error)
-    except OSError as error:
-        fail(error, code=1)
-    except KeyboardInterrupt:
-        fail("stopped. The same command goes on where it was.", code=130)
     show(shards)
 
 

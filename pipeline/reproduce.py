@@ -13,31 +13,22 @@ The same command again goes on where it was stopped.
 import sys
 from collections.abc import Sequence
 
-from pipeline.options import fail
+from pipeline.command import exit_codes
 from pipeline.reproduce_options import parse_reproduce
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reproduce; end with code 2 for mistakes of the user, 1 for failures, 130 where it was stopped by hand."""
     given = sys.argv[1:] if arguments is None else arguments
-    try:
+    with exit_codes(stopped=" before anything was begun."):
         options = parse_reproduce(given)
-    except ValueError as error:
-        fail(error)
+    with exit_codes(
+        stopped=f". The same command goes on where it was, in {options.out}.",
+        again="The same command tries those again that failed.",
+    ):
+        from pipeline.reproduction import reproduce  # some seconds: torch, Ray, timm
 
-    from pipeline.fit import TrainingError  # some seconds: torch, Ray, timm
-    from pipeline.reproduction import reproduce
-
-    try:
         result = reproduce(options, given)
-    except ValueError as error:
-        fail(error)
-    except OSError as error:
-        fail(error, code=1)
-    except TrainingError as error:
-        fail(f"{error} The same command tries those again that failed.", code=1)
-    except KeyboardInterrupt:
-        fail(f"stopped. The same command goes on where it was, in {options.out}.", code=130)
     if result is not None:
         print(result)
 

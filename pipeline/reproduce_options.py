@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from pipeline.options import parse_flags
+from pipeline.command import parse_flags
 from pixcon_core.config import EvaluateConfig
 
 Ablation = Literal["memory", "sampling", "temperature"]

@@ -23,9 +23,9 @@ from pipeline.ablation import TABLES, Row, format_table, slug
 from pipeline.cache import Cache, keep_decoded
 from pipeline.checkpoint import newest_checkpoint
 from pipeline.chosen import Chosen, find_chosen
+from pipeline.command import TrainingError
 from pipeline.disk import check_disk, checkpoint_bytes
 from pipeline.evaluate import evaluate, save_evaluation
-from pipeline.fit import TrainingError
 from pipeline.journey import NUM_EXAMPLES, Source, find_data, prepare_data, write_result
 from pipeline.many import CHECKPOINT, Room, Run, room_for, train_all
 from pipeline.options import store

@@ -12,53 +12,38 @@ python -m pipeline.run --help                                  # all settings
 import sys
 from collections.abc import Sequence
 
-from pipeline.options import Request, fail, parse
+from pipeline.command import exit_codes
+from pipeline.options import Request, parse
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run; end with code 2 for mistakes of the user, 1 for failures, 130 where it was stopped by hand."""
     given = sys.argv[1:] if arguments is None else arguments
-    try:
+    with exit_codes(stopped=" before anything was begun."):
         request = parse(given)
-    except ValueError as error:
-        fail(error)
     for note in request.notes:
         print(f"note: {note}", file=sys.stderr)
+    with exit_codes(
+        stopped=f". The same command with --resume goes on from the last checkpoint in {request.out}.",
+        again=f"Ray's logs are in the run folder in {request.out}; --resume goes on after a repair.",
+    ):
+        print(_result(request))
 
+
+def _result(request: Request) -> object:
+    """Do what is asked for; return what the last line says."""
+    # Some seconds each: torch, Ray, timm, Optuna.
     if request.dry_run:
-        _print_estimate(request)
-        return
+        from pipeline.estimate import estimate, format_estimate
 
-    from pipeline.fit import TrainingError  # some seconds: torch, Ray, timm
+        return format_estimate(estimate(request))
+    if request.search is not None:
+        from pipeline.search import search
+
+        return search(request, request.search)
     from pipeline.journey import run
 
-    try:
-        if request.search is None:
-            result = run(request)
-        else:
-            from pipeline.search import search  # the same, and Optuna
-
-            result = search(request, request.search)
-    except ValueError as error:
-        fail(error)
-    except OSError as error:
-        fail(error, code=1)
-    except TrainingError as error:
-        fail(f"{error} Ray's logs are in the run folder in {request.out}; --resume goes on after a repair.", code=1)
-    except KeyboardInterrupt:
-        fail(f"stopped. The same command with --resume goes on from the last checkpoint in {request.out}.", code=130)
-    print(result)
-
-
-def _print_estimate(request: Request) -> None:
-    from pipeline.estimate import estimate, format_estimate  # some seconds, as above
-
-    try:
-        print(format_estimate(estimate(request)))
-    except ValueError as error:
-        fail(error)
-    except OSError as error:
-        fail(error, code=1)
+    return run(request)
 
 
 if __name__ == "__main__":

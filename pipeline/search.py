@@ -17,7 +17,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 
 from pipeline.cache import decoded_size, keep_decoded
-from pipeline.fit import TrainingError
+from pipeline.command import TrainingError
 from pipeline.hunt import Hunt
 from pipeline.journey import find_data, new_folder, prepare_data
 from pipeline.options import Request, store

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from pipeline.options import fail, parse_flags
+from pipeline.command import exit_codes, parse_flags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,29 +23,19 @@ class ReportOptions:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write; end with code 2 for mistakes of the user, 1 for failures."""
-    try:
-        options = parse_flags(
-            ReportOptions, "python -m pipeline.report", sys.argv[1:] if arguments is None else arguments
-        )
+    given = sys.argv[1:] if arguments is None else arguments
+    with exit_codes(stopped="; no page was written."):
+        options = parse_flags(ReportOptions, "python -m pipeline.report", given)
         if not options.folder.is_dir():
             raise ValueError(f"FOLDER: there is no folder {options.folder}.")
-    except ValueError as error:
-        fail(error)
+        from pipeline.progress import Bar  # some seconds: Ray
+        from pipeline.report import write_report
 
-    from pipeline.progress import Bar  # some seconds: Ray
-    from pipeline.report import write_report
-
-    bar = Bar("Report", "image")
-    try:
-        file = write_report(options.folder, progress=bar.update)
-    except ValueError as error:
-        fail(error)
-    except OSError as error:
-        fail(error, code=1)
-    except KeyboardInterrupt:
-        fail("stopped; no page was written.", code=130)
-    finally:
-        bar.close()
+        bar = Bar("Report", "image")
+        try:
+            file = write_report(options.folder, progress=bar.update)
+        finally:
+            bar.close()
     print(file)
 
 
