@@ -17,9 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pixcon_core.config import RunConfig, override
+from pixcon_core.config import RunConfig
 from pixcon_core.models import Segmentor, build_segmentor
 from pixcon_core.models.weights import differences, reason
+from pixcon_core.override import override
 
 WEIGHTS, META, TRAINING = "model.safetensors", "meta.json", "training.pt"
 PROJECTION = "projection."

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.options import CONFIG, StoredRun, load
-from pixcon_core.config import RunConfig, flatten, override, unflatten
+from pixcon_core.config import RunConfig
+from pixcon_core.override import flatten, override, unflatten
 from pixcon_core.presets import PRESETS
 
 BEST, TRIALS = "best.json", "trials.json"

@@ -171,7 +171,7 @@ def describe(meta: Meta, size: tuple[int, int] | None) -> dict[str, object]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Export; end with code 2 if that cannot be done, 1 if the file cannot be written. The last line printed is the file's path."""
+    """Export; end with code 2 if that cannot be done. The last line printed is the file's path."""
     given = sys.argv[1:] if arguments is None else arguments
     with exit_codes(stopped="; no file was written."):
         options = parse_flags(Options, "python -m pipeline.export", given)
@@ -179,6 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             exported = export(options.checkpoint, options.format, out=options.out, size=options.size)
         except ValueError as error:  # torch's are pages
             raise ValueError(" ".join(str(error).split())) from error
+        except OSError as error:
+            raise ValueError(f"The file cannot be written: {error}") from error
     sides = "{} x {}".format(*options.size) if options.size else f"multiples of {PAD_TO} from {min(TRACED)} on"
     print(f"images of {sides}; logits differ from the model's by {exported.difference:.1e} at most")
     print(exported.file)

@@ -16,7 +16,8 @@ import tyro
 
 from pipeline.command import parse_flags
 from pipeline.search_options import SearchOptions, masked
-from pixcon_core.config import RunConfig, flatten, override
+from pixcon_core.config import RunConfig
+from pixcon_core.override import flatten, override
 from pixcon_core.presets import PRESETS, default_preset
 
 CONFIG, RESULT = "config.json", "result.json"

@@ -15,7 +15,7 @@ from pipeline.reproduce_options import ReproduceOptions
 from pipeline.reproduce_summary import METHODS, Pair, summarise
 from pipeline.sources import dataset_spec
 from pipeline.targets import Targets
-from pixcon_core.config import flatten
+from pixcon_core.override import flatten
 
 STATE = "reproduce.json"
 WAITING, FINISHED, FAILED = "waiting", "finished", "failed"

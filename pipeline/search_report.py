@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from pipeline.options import flags
 from pipeline.progress import duration
 from pipeline.study import BASELINE, START, Record, best_of
-from pixcon_core.config import RunConfig, override, unflatten
+from pixcon_core.config import RunConfig
+from pixcon_core.override import override, unflatten
 from pixcon_core.presets import PRESETS
 
 BEST, TRIALS = "best.json", "trials.json"

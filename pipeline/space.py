@@ -10,7 +10,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 import tune_spaces
-from pixcon_core.config import RunConfig, flatten, override, unflatten
+from pixcon_core.config import RunConfig
+from pixcon_core.override import flatten, override, unflatten
 
 Space = Mapping[str, BaseDistribution]
 

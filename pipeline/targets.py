@@ -9,8 +9,9 @@ from pipeline.checks import check_settings
 from pipeline.chosen import Chosen, apply, carried, with_steps
 from pipeline.reproduce_options import ALL, ReproduceOptions
 from pipeline.sources import dataset_spec
-from pixcon_core.config import EvaluateConfig, RunConfig, flatten, unflatten
+from pixcon_core.config import EvaluateConfig, RunConfig
 from pixcon_core.data import DATASETS
+from pixcon_core.override import flatten, unflatten
 from pixcon_core.presets import PRESETS, default_preset
 
 SHORT_STEPS = 60

@@ -35,9 +35,9 @@ from pipeline.shards import Shards
 from pipeline.skipping import TooManySkippedError, skip
 from pipeline.train import Job, Worker, set_up
 from pipeline.worker import telling, to_mailbox, work
-from pixcon_core.config import override, unflatten
 from pixcon_core.metrics import confusion_matrix, counts_of, miou_of
 from pixcon_core.models.weights import reason
+from pixcon_core.override import override, unflatten
 
 MIOU, STEP, SECONDS, SEEDS = "miou", "step", "seconds", "seeds"
 """What a trial reports, as `Point` has it."""

@@ -17,15 +17,8 @@ of seven scales, 0.5 to 2.0, each mirrored too: `--evaluate.scales 0.5 0.75 1 1.
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pixcon_core.config import (
-    ContrastConfig,
-    EvaluateConfig,
-    IngestConfig,
-    ModelConfig,
-    RunConfig,
-    TrainConfig,
-    flatten,
-)
+from pixcon_core.config import ContrastConfig, EvaluateConfig, IngestConfig, ModelConfig, RunConfig, TrainConfig
+from pixcon_core.override import flatten
 
 Source = Literal["paper", "code", "ours"]
 

@@ -9,27 +9,29 @@ from pixcon_core.data import make_miniature
 
 
 def pytest_configure():
-    """Compute on one thread: tensors here are small, and Ray's workers want cores too.
+    """Compute on one thread: tensors here are small, and Ray's workers want cores too. Threads of runs that tests start
+    do not spin while they wait, for other tests run beside them.
 
     Credentials for the S3 server of the tests, and for no other; Ray's workers get them from here.
     """
     torch.set_num_threads(1)
     os.environ |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
+    os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 
 def pytest_itemcollected(item):
-    """A file's tests stay in one process; those that start Ray do, all of them, for one cluster and one at a time."""
-    item.add_marker(pytest.mark.xdist_group("ray" if needs_ray(item) else item.path.name))
+    """A file's tests stay in one process; those that share a Ray cluster do, all of them."""
+    item.add_marker(pytest.mark.xdist_group("ray" if shares_ray(item) else item.path.name))
 
 
 def pytest_collection_modifyitems(items):
     """Quick tests first, then those that need Ray, then whole runs."""
-    items.sort(key=lambda item: ("slow" in item.keywords, needs_ray(item)))
+    items.sort(key=lambda item: ("slow" in item.keywords, shares_ray(item)))
 
 
-def needs_ray(item):
-    return "slow" in item.keywords or "ray_cluster" in getattr(item, "fixturenames", ())
+def shares_ray(item):
+    return "ray_cluster" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")

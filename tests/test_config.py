@@ -3,8 +3,9 @@ import json
 
 import pytest
 
-from pixcon_core.config import ContrastConfig, IngestConfig, ModelConfig, RunConfig, TrainConfig, flatten, override
+from pixcon_core.config import ContrastConfig, IngestConfig, ModelConfig, RunConfig, TrainConfig
 from pixcon_core.data import DATASETS
+from pixcon_core.override import flatten, override
 from pixcon_core.presets import PRESETS, default_preset
 
 

@@ -12,9 +12,10 @@ from pipeline.checkpoint import load_meta
 from pipeline.ingest import Batch
 from pipeline.prepare import RowGroup, Shards, Split
 from pipeline.train import Job, Worker, train
-from pixcon_core.config import RunConfig, flatten
+from pixcon_core.config import RunConfig
 from pixcon_core.data import DATASETS
 from pixcon_core.models import build_segmentor
+from pixcon_core.override import flatten
 from pixcon_core.recipes import RECIPES, page, source
 
 EVERYWHERE = {

@@ -12,7 +12,8 @@ import tune_spaces
 from pipeline.options import flags, parse
 from pipeline.search_options import SearchOptions
 from pipeline.space import check_space, load_space, starting_values, suggest
-from pixcon_core.config import ContrastConfig, RunConfig, flatten, override, unflatten
+from pixcon_core.config import ContrastConfig, RunConfig
+from pixcon_core.override import flatten, override, unflatten
 from pixcon_core.presets import PRESETS
 
 SPACES = [module.name for module in pkgutil.iter_modules(tune_spaces.__path__)]

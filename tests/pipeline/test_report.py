@@ -23,9 +23,10 @@ from pipeline.shard_file import Chunk, ShardInfo, write_shard
 from pipeline.shards import Shards, write_index
 from pipeline.sources import dataset_spec, find_all_pairs
 from pipeline.storage import locate
-from pixcon_core.config import RunConfig, override
+from pixcon_core.config import RunConfig
 from pixcon_core.metrics import ImageCounts, confusion_matrix, counts_of, miou_of, scores
 from pixcon_core.models import build_segmentor
+from pixcon_core.override import override
 
 CONFIG = {"dataset": "mini-camvid", "model": {"backbone": "resnet10t", "pretrained": "false", "head_channels": 16}}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

@@ -16,7 +16,7 @@ from pipeline.reproduce_options import parse_reproduce
 from pipeline.reproduction import _plan
 from pipeline.search_options import SearchOptions
 from pipeline.targets import SHORT_STEPS, find_targets
-from pixcon_core.config import flatten, override, unflatten
+from pixcon_core.override import flatten, override, unflatten
 from pixcon_core.presets import PRESETS
 
 CHANGES = {"contrast.temperature": 0.3, "contrast.memory_size": 400, "contrast.weight": 0.1}

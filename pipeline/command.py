@@ -1,0 +1,83 @@
+"""What all command lines have in common: flags from a dataclass, one line for what is wrong, and the exit codes.
+
+Light to import, so that `--help` and mistakes in flags are answered at once.
+"""
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import NoReturn, TypeVar
+
+import tyro
+
+Flags = TypeVar("Flags")
+
+
+class TrainingError(RuntimeError):
+    """Workers failed, again and again."""
+
+
+def parse_flags(of: type[Flags], program: str, arguments: Sequence[str], default: Flags | None = None) -> Flags:
+    """Read a command line into a dataclass.
+
+    Raises:
+        ValueError: If something in it is wrong; one line that says what.
+        SystemExit: After `--help`.
+    """
+    screen = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(screen):
+            found = tyro.cli(of, prog=program, args=list(arguments), default=default, use_underscores=True)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(_in_one_line(screen.getvalue())) from None
+    assert found is not None  # to tyro, a default of None is one that may come back
+    return found
+
+
+@contextlib.contextmanager
+def exit_codes(*, stopped: str, again: str = "") -> Iterator[None]:
+    """End the program with one line: code 2 for mistakes of the user, 1 for failures, 130 where it was stopped by hand.
+
+    Args:
+        stopped: What it has come to, and what to do, after Ctrl-C.
+        again: What to do after workers failed.
+    """
+    try:
+        yield
+    except ValueError as error:
+        fail(error)
+    except OSError as error:
+        fail(error, code=1)
+    except TrainingError as error:
+        fail(f"{error} {again}".rstrip(), code=1)
+    except KeyboardInterrupt:
+        fail(f"stopped{stopped}", code=130)
+
+
+def fail(error: object, *, code: int = 2) -> NoReturn:
+    """End the program with one message on standard error."""
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _in_one_line(box: str) -> str:
+    """Return what tyro's framed message says: its first part, and the flags that it proposes."""
+    parts: list[list[str]] = [[]]
+    for line in box.splitlines()[1:]:  # the first is the title
+        text = line.strip("│╰╯|+ ")
+        if text.strip("─-"):
+            parts[-1].append(text)
+        else:
+            parts.append([])
+    parts = [part for part in parts if part]
+    sentence = re.sub(r"^Error parsing ((config|of_search|evaluate|[A-Z]\w*)\S*: )?", "", " ".join(parts[0])).rstrip(
+        "."
+    )
+    proposed = [text.split()[0] for part in parts if part[:1] == ["Perhaps you meant:"] for text in part[1:]]
+    flags = [flag for flag in proposed if flag.startswith("--")]
+    hint = f" Did you mean {' or '.join(flags)}?" if flags else ""
+    return f"{sentence}.{hint} All flags: --help."
