@@ -9,14 +9,12 @@ from pixcon_core.data import make_miniature
 
 
 def pytest_configure():
-    """Compute on one thread: tensors here are small, and Ray's workers want cores too. Threads of runs that tests start
-    do not spin while they wait, for other tests run beside them.
+    """Compute on one thread: tensors here are small, and Ray's workers want cores too.
 
     Credentials for the S3 server of the tests, and for no other; Ray's workers get them from here.
     """
     torch.set_num_threads(1)
     os.environ |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
-    os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 
