@@ -32,8 +32,8 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
         yield
         return
     local = "RAY_ADDRESS" not in os.environ
-    # Of the processes that Ray starts: threads that wait for each other give up their cores at once. Spinning, as is the
-    # default, they hold up whatever else runs there, and each other: five times and more beside one busy process.
+    # Of the processes that Ray starts: threads that wait for each other give up their cores at once. Spinning, the
+    # default, they hold up what else runs there, and each other: five times and more beside one busy process.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     with _silent_core():
         context: Any = ray.init(

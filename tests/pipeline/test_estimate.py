@@ -281,7 +281,9 @@ def test_what_a_run_refuses_a_dry_run_refuses(arguments, message, elsewhere, cap
 
 
 def speed(name):
-    marks = [pytest.mark.slow] if PRESETS[name].model.backbone in BIG else []
+    """Mark those that take long; of like ones, all but the first are for a longer run."""
+    is_first = name.startswith("cityscapes")
+    marks = [pytest.mark.slow if is_first else pytest.mark.soak] if PRESETS[name].model.backbone in BIG else []
     return pytest.param(name, marks=marks)
 
 
@@ -297,7 +299,7 @@ def test_every_preset_has_a_table_of_80_columns_without_data_and_network(name, e
     assert not list(elsewhere.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_papers_largest_network_is_estimated_with_its_speed(elsewhere):
     model = ModelConfig(backbone="hrnet_w48", head="ocr", head_channels=512)
     config = dataclasses.replace(
