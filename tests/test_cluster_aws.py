@@ -21,6 +21,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config  # noqa
 ROOT = Path(__file__).parents[1]
 REGION = "us-west-2"
 HOME = "203.0.113.7/32"
+IMAGE = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
 WORKERS = ("gpu-spot", "gpu")
 
 
@@ -75,11 +76,9 @@ def aws(tmp_path_factory):
         stack = boto3.client("cloudformation", REGION)
         stack.create_stack(
             StackName="pixcon",
-            TemplateBody=(ROOT / "cluster/aws.yaml").read_text(),
-            Parameters=[
-                {"ParameterKey": "SshFrom", "ParameterValue": HOME},
-                {"ParameterKey": "ImageId", "ParameterValue": "image"},
-            ],
+            # moto has no public parameter of this name, and lets nobody make one.
+            TemplateBody=(ROOT / "cluster/aws.yaml").read_text().replace(IMAGE, "image"),
+            Parameters=[{"ParameterKey": "SshFrom", "ParameterValue": HOME}],
             Capabilities=["CAPABILITY_IAM"],
         )
         (described,) = stack.describe_stacks(StackName="pixcon")["Stacks"]
@@ -122,7 +121,15 @@ def test_the_file_passes_ray_s_own_checks(aws):
     assert not prepared["provider"]["cache_stopped_nodes"]
 
 
-def test_nothing_of_ray_s_defaults_is_left_in_the_commands(aws):
+def test_what_the_cluster_grows_to_is_the_head_and_all_workers(aws):
+    types = aws.config["available_node_types"]
+    head, worker, most = types["head"]["resources"], types["gpu-spot"]["resources"], types["gpu-spot"]["max_workers"]
+    grows_to = f"PIXCON_GROWS_TO=CPU={head['CPU'] + most * worker['CPU']},GPU={most * worker['GPU']}"
+    assert any(grows_to in line for line in aws.config["setup_commands"])
+    assert most == aws.config["max_workers"]
+
+
+def test_nothing_of_ray_s_defaults_is_left_in_the_commands():
     prepared = prepare_config(cluster())
     run = [line for key, value in prepared.items() if key.endswith("commands") for line in value]
     assert not [line for line in run if "ray-wheels" in line or "0.0.0.0" in line or "anaconda" in line]
@@ -232,6 +239,12 @@ def test_the_bucket_is_encrypted_and_closed(aws):
     assert rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
     blocked = s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
     assert len(blocked) == 4 and all(blocked.values())
+
+
+def test_the_stack_passes_cloudformation_s_own_schema():
+    lint = pytest.importorskip("cfnlint.api", reason="cfn-lint comes with moto's server").lint_file
+    found = lint(ROOT / "cluster/aws.yaml", config={"regions": [REGION]})
+    assert not [str(match) for match in found]
 
 
 def test_no_policy_has_a_wildcard_among_its_actions():
