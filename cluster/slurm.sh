@@ -25,8 +25,9 @@ export RAY_AUTH_TOKEN_PATH="$SLURM_SUBMIT_DIR/.ray-token-$SLURM_JOB_ID"
 trap 'rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
 
 # The first node by its address, so that all mean the same interface; a port that other jobs of yours do not have.
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address=$(srun --nodes=1 --ntasks=1 --nodelist="$first" hostname --ip-address | awk '{print $1}'):$((20000 + SLURM_JOB_ID % 10000))
+read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+read -r ip _ < <(srun --nodes=1 --ntasks=1 --nodelist="$first" hostname --ip-address)
+address=$ip:$((20000 + SLURM_JOB_ID % 10000))
 
 # Nodes start at different times; the default is 30 seconds.
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300

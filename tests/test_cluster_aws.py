@@ -218,27 +218,29 @@ def test_ray_up_launches_the_head(aws, monkeypatch):
 def test_the_autoscaler_launches_workers(aws, kind):
     provider = AWSNodeProvider(aws.config["provider"], aws.config["cluster_name"])
     launched = copy.deepcopy(aws.config["available_node_types"][kind]["node_config"])
-    provider.create_node(launched, {"ray-node-type": "worker", "ray-user-node-type": kind}, 2)
-    found = instances(aws)
-    assert len(found) == 2
-    for worker in found:
-        assert worker["InstanceType"] == "g5.2xlarge"
-        assert [group["GroupId"] for group in worker["SecurityGroups"]] == [aws.group]
-        assert "WorkerProfile" in worker["IamInstanceProfile"]["Arn"]
-        assert (worker.get("InstanceLifecycle") == "spot") == (kind == "gpu-spot")
-        assert worker["MetadataOptions"]["HttpTokens"] == "required"
-        assert tags(worker)["ray-cluster-name"] == "pixcon"
-        assert f"s3://{tags(worker)['pixcon-bucket']}" == aws.bucket
-    provider.terminate_nodes([worker["InstanceId"] for worker in found])
+    provider.create_node(launched, {"ray-node-type": "worker", "ray-user-node-type": kind}, 1)
+    (worker,) = instances(aws)
+    provider.terminate_nodes([worker["InstanceId"]])
+    assert worker["InstanceType"] == "g5.2xlarge"
+    assert [group["GroupId"] for group in worker["SecurityGroups"]] == [aws.group]
+    assert "WorkerProfile" in worker["IamInstanceProfile"]["Arn"]
+    assert (worker.get("InstanceLifecycle") == "spot") == (kind == "gpu-spot")
+    assert worker["MetadataOptions"]["HttpTokens"] == "required"
+    assert tags(worker)["ray-cluster-name"] == "pixcon"
+    assert f"s3://{tags(worker)['pixcon-bucket']}" == aws.bucket
     assert not instances(aws)
 
 
-def test_the_bucket_is_encrypted_and_closed(aws):
-    s3, bucket = boto3.client("s3", REGION), aws.bucket.removeprefix("s3://")
-    (rule,) = s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
+def test_the_bucket_is_encrypted_closed_and_kept(aws):
+    bucket = aws.bucket.removeprefix("s3://")
+    (rule,) = boto3.client("s3", REGION).get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"][
+        "Rules"
+    ]
     assert rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
-    blocked = s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
+    described = template()["Resources"]["Bucket"]  # of what follows moto makes nothing
+    blocked = described["Properties"]["PublicAccessBlockConfiguration"]
     assert len(blocked) == 4 and all(blocked.values())
+    assert described["DeletionPolicy"] == described["UpdateReplacePolicy"] == "Retain"
 
 
 def test_the_stack_passes_cloudformation_s_own_schema():
@@ -264,7 +266,9 @@ def test_the_head_may_start_only_its_own_workers_with_the_workers_rights():
     start = head["StartWorkers"]["Condition"]
     assert start["StringEquals"]["aws:RequestTag/ray-cluster-name"] == {"Ref": "ClusterName"}
     assert start["ArnEquals"]["ec2:InstanceProfile"] == {"GetAtt": "WorkerProfile.Arn"}
-    assert head["TagAndEndItsOwn"]["Condition"]["StringEquals"] == {"aws:ResourceTag/ray-cluster-name": {"Ref": "ClusterName"}}
+    assert head["TagAndEndItsOwn"]["Condition"]["StringEquals"] == {
+        "aws:ResourceTag/ray-cluster-name": {"Ref": "ClusterName"}
+    }
     assert head["GiveWorkersTheirRole"]["Resource"] == {"GetAtt": "WorkerRole.Arn"}
 
 
@@ -276,6 +280,9 @@ def test_ssh_cannot_be_opened_to_the_world(address):
 def test_names_agree_between_the_stack_and_the_file():
     name = cluster()["cluster_name"]
     assert template()["Parameters"]["ClusterName"]["Default"] == name
-    used = {kind["node_config"]["LaunchTemplate"]["LaunchTemplateName"] for kind in cluster()["available_node_types"].values()}
+    used = {
+        kind["node_config"]["LaunchTemplate"]["LaunchTemplateName"]
+        for kind in cluster()["available_node_types"].values()
+    }
     assert used == {f"{name}-head", f"{name}-worker"}
-    assert cluster()["provider"]["key_pair"]["key_name"] == name   # the head's role names the key by it
+    assert cluster()["provider"]["key_pair"]["key_name"] == name  # the head's role names the key by it

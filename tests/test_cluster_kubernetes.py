@@ -104,10 +104,10 @@ def mistakes(value, wanted, at=""):
 def kubernetes_mistakes(value, kind, at):
     """The same of a type by its name in Kubernetes' own client, such as list[V1Container]."""
     plain = {"str": str, "int": int, "bool": bool, "float": float}
-    if match := re.fullmatch(r"list\[(.+)\]", kind):
+    if match := re.fullmatch(r"[Ll]ist\[(.+)\]", kind):
         for index, item in enumerate(value):
             yield from kubernetes_mistakes(item, match[1], f"{at}[{index}]")
-    elif match := re.fullmatch(r"dict\(str, (.+)\)", kind):
+    elif match := re.fullmatch(r"[Dd]ict[(\[]str, (.+)[)\]]", kind):
         for key, item in value.items():
             yield from kubernetes_mistakes(item, match[1], f"{at}.{key}")
     elif kind in plain:
