@@ -1,4 +1,4 @@
-"""What Ray has, and what it would have with all the nodes that its autoscaler may start: a cluster may begin without GPUs."""
+"""What Ray has, and what it would have with all nodes that its autoscaler may start; it may begin without a GPU."""
 
 import os
 

@@ -1,7 +1,6 @@
 """cluster.yaml and its stack, by Ray's own launcher against a mocked AWS. No machine is reached."""
 
 import copy
-import functools
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,10 +67,12 @@ def aws(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, mock_aws():
         patch.setenv("HOME", str(home))
         patch.delenv("AWS_ENDPOINT_URL", raising=False)
-        # The list of all instance types is the same each time, and long.
-        patch.setattr(node_provider, "list_ec2_instances", functools.cache(node_provider.list_ec2_instances))
         ec2 = boto3.client("ec2", REGION)
-        image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+        image = ec2.register_image(Name="image")["ImageId"]
+        # Ray lists all instance types there are, which takes moto long.
+        wanted = [kind["node_config"]["InstanceType"] for kind in cluster()["available_node_types"].values()]
+        known = ec2.describe_instance_types(InstanceTypes=sorted(set(wanted)))["InstanceTypes"]
+        patch.setattr(node_provider, "list_ec2_instances", lambda *_: known)
         boto3.client("ssm", REGION).put_parameter(Name="image", Value=image, Type="String")
         stack = boto3.client("cloudformation", REGION)
         stack.create_stack(
@@ -138,7 +139,8 @@ def test_nothing_of_ray_s_defaults_is_left_in_the_commands():
         assert any(installing in line for line in commands_of_node)
         assert any("cluster/mount.sh /mnt/pixcon" in line for line in commands_of_node)
     starts = [line for line in run if "ray start" in line]
-    assert len(starts) == 2 and all("RAY_AUTH_MODE=token ray start" in line for line in starts)
+    assert len(starts) == 2
+    assert all("RAY_AUTH_MODE=token ray start" in line for line in starts)
     assert "--dashboard-host=127.0.0.1" in prepared["head_start_ray_commands"][-1]
     assert any("umask 077" in line and "get-auth-token" in line for line in prepared["head_setup_commands"])
 
@@ -163,15 +165,15 @@ def test_only_ssh_is_open_and_only_to_the_address_given(aws):
 def ray_up(monkeypatch):
     """`ray up -y` as far as to the head's instance, without the machine that would then be set up."""
 
-    class Launched(Exception):
+    class LaunchedError(Exception):
         pass
 
     class Updater:
         def __init__(self, **given):
-            raise Launched
+            raise LaunchedError
 
     monkeypatch.setattr(commands, "NodeUpdaterThread", Updater)
-    with pytest.raises(Launched):
+    with pytest.raises(LaunchedError):
         commands.create_or_update_cluster(
             str(ROOT / "cluster.yaml"),
             override_min_workers=None,
@@ -239,7 +241,8 @@ def test_the_bucket_is_encrypted_closed_and_kept(aws):
     assert rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
     described = template()["Resources"]["Bucket"]  # of what follows moto makes nothing
     blocked = described["Properties"]["PublicAccessBlockConfiguration"]
-    assert len(blocked) == 4 and all(blocked.values())
+    assert len(blocked) == 4
+    assert all(blocked.values())
     assert described["DeletionPolicy"] == described["UpdateReplacePolicy"] == "Retain"
 
 

@@ -82,11 +82,13 @@ def test_each_job_has_a_token_that_only_its_owner_reads_and_that_goes_with_it(su
         tokens.append((seen / "token").read_text())
         assert tokens[-1] not in done.stdout + done.stderr + (seen / "arguments").read_text()
         assert not list(project.glob(".ray-token*"))
-    assert len(set(tokens)) == 2 and min(map(len, tokens)) == 64
+    assert len(set(tokens)) == 2
+    assert min(map(len, tokens)) == 64
 
 
 def test_slurm_s_own_options_stand_before_the_first_command():
     lines = SCRIPT.read_text().splitlines()
     options = [index for index, line in enumerate(lines) if line.startswith("#SBATCH")]
     first = next(index for index, line in enumerate(lines) if line and not line.startswith("#"))
-    assert options and max(options) < first
+    assert options
+    assert max(options) < first
