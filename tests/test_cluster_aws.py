@@ -219,10 +219,18 @@ def test_ray_up_launches_the_head(aws, monkeypatch):
 @pytest.mark.parametrize("kind", WORKERS)
 def test_the_autoscaler_launches_workers(aws, kind):
     provider = AWSNodeProvider(aws.config["provider"], aws.config["cluster_name"])
+    done = set()
+    for resource in (provider.ec2, provider.ec2_fail_fast):
+        resource.meta.client.meta.events.register("before-call.ec2", lambda model, **_: done.add(f"ec2:{model.name}"))
     launched = copy.deepcopy(aws.config["available_node_types"][kind]["node_config"])
     provider.create_node(launched, {"ray-node-type": "worker", "ray-user-node-type": kind}, 1)
     (worker,) = instances(aws)
+    provider.set_node_tags(worker["InstanceId"], {"ray-node-status": "up-to-date"})
+    assert provider.non_terminated_nodes({"ray-node-status": "up-to-date"}) == [worker["InstanceId"]]
     provider.terminate_nodes([worker["InstanceId"]])
+    assert done == {"ec2:DescribeInstances", "ec2:RunInstances", "ec2:CreateTags", "ec2:TerminateInstances"}
+    allowed = [statement["Action"] for name, statement in statements() if name == "HeadRole"]
+    assert done < {action for actions in allowed for action in as_list(actions)}
     assert worker["InstanceType"] == "g5.2xlarge"
     assert [group["GroupId"] for group in worker["SecurityGroups"]] == [aws.group]
     assert "WorkerProfile" in worker["IamInstanceProfile"]["Arn"]

@@ -56,5 +56,5 @@ def test_what_is_there_is_never_less_than_what_is_said(grows):
 @pytest.mark.parametrize("text", ["36", "CPU=many", "CPU=36 GPU=4", "CPU=1=2"])
 def test_what_cannot_be_read_is_refused_by_name(grows, text):
     grows(text)
-    with pytest.raises(ValueError, match="PIXCON_GROWS_TO must be .* such as CPU=36,GPU=4, but is"):
+    with pytest.raises(ValueError, match=r"PIXCON_GROWS_TO must be .* such as CPU=36,GPU=4, but is"):
         growth.reachable_resources()
