@@ -13,6 +13,7 @@ import ray.train.torch
 from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, UserCallback
 
 from pipeline.command import TrainingError
+from pipeline.growth import reachable_resources
 from pipeline.session import quiet_data_logs
 from pipeline.train import Job, Worker, set_up
 from pipeline.worker import telling, to_mailbox, work
@@ -61,7 +62,7 @@ def wants_gpu(config: TrainConfig) -> bool:
     Raises:
         ValueError: If the cluster is too small for the workers asked for; Ray would wait for ever.
     """
-    resources = ray.cluster_resources()
+    resources = reachable_resources()
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
     if config.device == "cuda" and gpus < config.num_workers:
         raise ValueError(

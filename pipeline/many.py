@@ -18,6 +18,7 @@ import torch
 
 from pipeline.checkpoint import keep_newest, load_meta, newest_checkpoint
 from pipeline.fit import wants_gpu
+from pipeline.growth import reachable_resources
 from pipeline.journey import train_logged
 from pipeline.progress import MetricsLog, Record, follow, open_mailbox
 from pipeline.rows import Unreadable
@@ -62,7 +63,7 @@ def room_for(config: RunConfig, concurrent: int | None) -> Room:
         ValueError: If so many do not fit.
     """
     use_gpu, workers = wants_gpu(config.train), config.train.num_workers
-    gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
+    gpus, cpus = (int(reachable_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
     fitting = gpus // workers if use_gpu else max(1, min(4, len(os.sched_getaffinity(0))) // workers)
     at_once = concurrent or fitting
     if at_once * workers >= cpus:

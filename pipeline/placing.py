@@ -4,9 +4,8 @@ import math
 import os
 from typing import NamedTuple
 
-import ray
-
 from pipeline.fit import wants_gpu
+from pipeline.growth import reachable_resources
 from pipeline.search_options import SearchOptions
 from pixcon_core.config import RunConfig
 
@@ -61,7 +60,8 @@ def find_places(config: RunConfig, options: SearchOptions) -> Places:
     use_gpu = options.gpus_per_trial != 0 and wants_gpu(config.train)
     if options.gpus_per_trial and not use_gpu:
         raise ValueError(f"--gpus_per_trial is {options.gpus_per_trial:g}, but Ray sees no GPU, or too few.")
-    gpus, cpus = int(ray.cluster_resources().get("GPU", 0)), int(ray.cluster_resources()["CPU"])
+    resources = reachable_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources["CPU"])
     cpus_each = options.cpus_per_trial or float(workers)
     # Images are read beside the trials, with one CPU at least.
     room_cpus = int((cpus - 1) / cpus_each + 1e-9)

@@ -11,6 +11,7 @@ from jaxtyping import Int64
 
 from pipeline.checkpoint import Loaded, load_segmentor
 from pipeline.evaluate import Example
+from pipeline.growth import reachable_resources
 from pipeline.inference import predict
 from pipeline.rows import BLOCK_COLUMNS
 from pipeline.train import set_up
@@ -40,10 +41,10 @@ def count_workers(wanted: int | None, *, use_gpu: bool) -> Workers:
     Raises:
         ValueError: If the cluster has no room for so many; Ray would wait for ever.
     """
-    resources = ray.cluster_resources()
+    there, resources = ray.cluster_resources(), reachable_resources()
     nodes = max(1, sum(node["Alive"] for node in ray.nodes()))
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-    number = wanted if wanted is not None else (max(1, gpus) if use_gpu else 1)
+    number = wanted if wanted is not None else (max(1, int(there.get("GPU", 0))) if use_gpu else 1)
     if number < 1:
         raise ValueError(f"num_workers must be >= 1, but got {number}.")
     if use_gpu and number > gpus:
@@ -62,7 +63,7 @@ def has_gpu(device: Device) -> bool:
     Raises:
         ValueError: If they are asked for and there are none.
     """
-    gpus = int(ray.cluster_resources().get("GPU", 0))
+    gpus = int(reachable_resources().get("GPU", 0))
     if device == "cuda" and not gpus:
         raise ValueError("--device cuda needs a GPU, but Ray sees none.")
     return device != "cpu" and gpus > 0

@@ -135,6 +135,7 @@ def _with_workers(task: Task, jobs: list[Job], place: Path) -> None:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     from pipeline.fit import TRAIN_FOLDER, run_workers
+    from pipeline.growth import may_grow
 
     # A report waits until the trainer looks for it; every two seconds by itself.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -147,7 +148,8 @@ def _with_workers(task: Task, jobs: list[Job], place: Path) -> None:
         place,
         use_gpu=task.use_gpu,
         resources=task.worker_resources,
-        placing_tries=3,
+        # A minute each. Nodes that have to be started first take some minutes to install everything.
+        placing_tries=30 if may_grow() else 3,
         callbacks=[TuneReportCallback()],
     )
     shutil.rmtree(place / TRAIN_FOLDER, ignore_errors=True)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline import placing
+from pipeline import growth, placing
 from pipeline.placing import Places, check_places, find_places
 from pipeline.search_options import SearchOptions
 from pixcon_core.presets import PRESETS
@@ -16,7 +16,7 @@ def config(num_workers=1, device="auto"):
 
 
 def places(monkeypatch, cpus, gpus=0, cores=2, num_workers=1, **options):
-    monkeypatch.setattr(placing.ray, "cluster_resources", lambda: {"CPU": float(cpus), "GPU": float(gpus)})
+    monkeypatch.setattr(growth.ray, "cluster_resources", lambda: {"CPU": float(cpus), "GPU": float(gpus)})
     monkeypatch.setattr(placing, "_cores", lambda: cores)
     return find_places(config(num_workers), SearchOptions(**options))
 
