@@ -1,7 +1,7 @@
 """Machines to try a cluster on: namespaces of this one, with a network between them and an SSH server each.
 
-A host has its own addresses, processes, name, home, /tmp, /run and /dev/shm; of the rest of the file system it sees this
-machine's. What is its own lies in memory and is gone with its first process, which ends with the one that started it.
+A host has its own addresses, processes, name, home, /tmp, /run, /mnt and /dev/shm; else it sees this machine's files.
+What is its own lies in memory and is gone with its first process, which ends with the one that started it.
 """
 
 import os
@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-PACKAGES = {"sshd": "openssh-server", "ssh": "openssh-client", "rsync": "rsync", "ip": "iproute2"}
+PACKAGES = {"sshd": "openssh-server", "ssh": "openssh-client", "rsync": "rsync", "ip": "iproute2", "curl": "curl"}
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NAMESPACES = ("--net", "--mount", "--pid", "--uts", "--ipc")
 BASE = "10.77.0"
@@ -80,11 +80,11 @@ class Host(NamedTuple):
 
     def processes(self, part: str) -> list[int]:
         """Return those of its processes that have this in their command line, as the machine outside counts them."""
-        here, found = os.readlink(f"/proc/{self.pid}/ns/pid"), []
+        here, found = Path(f"/proc/{self.pid}/ns/pid").readlink(), []
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if part in line and os.readlink(folder / "ns/pid") == here:
+                if part in line and (folder / "ns/pid").readlink() == here:
                     found.append(int(folder.name))
         return found
 

@@ -48,7 +48,9 @@ MACHINE = """
 set -e
 mkdir /mnt/host/bin
 install -m 755 /mnt/pixcon/python3 /mnt/host/bin
-echo "export PATH=/mnt/host/bin:$PATH PIP_NO_INDEX=1 PIP_NO_BUILD_ISOLATION=0 RAY_OVERRIDE_RESOURCES='{\\"CPU\\": 1}'" > .bashrc
+cat > .bashrc <<'END'
+export PATH=/mnt/host/bin:$PATH PIP_NO_INDEX=1 PIP_NO_BUILD_ISOLATION=0 RAY_OVERRIDE_RESOURCES='{"CPU": 1}'
+END
 """
 PYTHON = f"""#!/bin/bash
 set -e
@@ -216,6 +218,13 @@ def test_two_workers_of_one_training_run_on_two_machines(cluster):
     (result,) = cluster.shared.glob("runs/*/result.json")
     assert json.loads(result.read_text())["steps"] == 12
     assert len(cluster.ran("RayTrainWorker")) == 2
+
+
+def test_no_log_and_no_run_folder_has_the_token(cluster):
+    look = 'grep -rlF -D skip "$(cat ~/.ray/auth_token)" /tmp/ray* /mnt/pixcon'
+    for host in [cluster.laptop, *cluster.machines]:
+        found = host.run(look, timeout=120)
+        assert (found.returncode, found.stdout) == (1, "")
 
 
 def test_down_leaves_no_process_on_any_machine(cluster):
