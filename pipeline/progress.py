@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
 from pipeline.shard_file import Skipped
@@ -109,8 +110,12 @@ class Mailbox:
 
 
 def open_mailbox(skipped: Sequence[Skipped] = ()) -> Any:
-    """Start a mailbox as an actor, that knows of some images left out earlier."""
-    return ray.remote(num_cpus=0)(Mailbox).remote(skipped)
+    """Start a mailbox as an actor, that knows of some images left out earlier.
+
+    It runs on the machine of the one that opens it, since it is not to be lost with another one.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote(skipped)
 
 
 @contextmanager
