@@ -225,6 +225,7 @@ def test_the_autoscaler_launches_workers(aws, kind):
     launched = copy.deepcopy(aws.config["available_node_types"][kind]["node_config"])
     provider.create_node(launched, {"ray-node-type": "worker", "ray-user-node-type": kind}, 1)
     (worker,) = instances(aws)
+    assert provider.non_terminated_nodes({}) == [worker["InstanceId"]]
     provider.set_node_tags(worker["InstanceId"], {"ray-node-status": "up-to-date"})
     assert provider.non_terminated_nodes({"ray-node-status": "up-to-date"}) == [worker["InstanceId"]]
     provider.terminate_nodes([worker["InstanceId"]])
