@@ -114,7 +114,7 @@ def render(contents: Contents, progress: Progress | None = None) -> str:
             is_comparison=is_comparison,
             headlines=headlines,
             interval_chart=interval_chart(headlines),
-            left_out=contents.left_out,
+            left_out=_without_stand_in(contents),
             absent=[one for one in contents.datasets if one.absent],
             methods=[method for method in METHODS if any(method in one.methods for one in there)],
             facts=facts(contents),
@@ -153,6 +153,12 @@ class _Counter:
                 self._progress(before + round(planned * done / max(1, total)), self._total)
 
         return on_progress
+
+
+def _without_stand_in(contents: Contents) -> dict[str, str]:
+    """Return the data sets that were left out, and why; of those whose miniature stands in, that part says it."""
+    there = {one.name for one in contents.datasets}
+    return {name: why for name, why in contents.left_out.items() if f"mini-{name}" not in there}
 
 
 def _part(contents: Contents, dataset: Dataset, count: _Counter) -> Part:
