@@ -115,7 +115,7 @@ def open_mailbox(skipped: Sequence[Skipped] = ()) -> Any:
     It runs on the machine of the one that opens it, since it is not to be lost with another one.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote(skipped)
+    return ray.remote(num_cpus=0)(Mailbox).options(scheduling_strategy=here).remote(skipped)
 
 
 @contextmanager
