@@ -206,6 +206,7 @@ class TestWholeRun:
         assert "2 of 20 images of split train cannot be used, more than ingest.max_bad_share=0.01 allows" in error
         assert all(f"{id_}: " in error for id_ in ids)
 
+    @pytest.mark.soak
     def test_a_run_from_shards_is_the_run_from_raw_files(self, prepared, tiny_camvid, tmp_path):
         weights = []
         for name, root in (("shards", prepared.folder), ("raw", tiny_camvid)):
