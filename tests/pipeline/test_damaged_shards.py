@@ -196,7 +196,8 @@ class TestWholeRun:
         assert f"val/{val}: " in summary
         assert not (tmp_path / "runs" / "shards").exists()
 
-    @pytest.mark.parametrize("num_workers", [pytest.param(1, marks=pytest.mark.soak), 2])
+    @pytest.mark.soak
+    @pytest.mark.parametrize("num_workers", [1, 2])
     def test_too_many_end_the_run_with_their_list(self, copy, tmp_path, num_workers, capsys):
         ids = damage(copy, "train", [BAD, 3])
         with pytest.raises(SystemExit) as stop:

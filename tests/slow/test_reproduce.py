@@ -157,13 +157,8 @@ def is_below(pid, ancestor):
     return pid == ancestor
 
 
-@pytest.mark.parametrize(
-    "what",
-    [
-        "command killed",
-        *(pytest.param(what, marks=pytest.mark.soak) for what in ("command stopped", "training killed")),
-    ],
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("what", ["command killed", "command stopped", "training killed"])
 def test_what_was_killed_half_way_goes_on_to_the_same_weights(what, undisturbed, tiny_camvid, tmp_path):
     write_search(tmp_path, tiny_camvid, {"contrast.temperature": 0.3})
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -215,6 +210,7 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on_and_so_do_more_seeds(
     assert states[RUNS[1]] == states["camvid/baseline-seed1"] == "finished"
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_ablation_writes_its_table_beside_the_comparison(tiny_camvid, tmp_path, capsys):
     write_search(tmp_path, tiny_camvid, {"contrast.temperature": 0.3}, steps=2)

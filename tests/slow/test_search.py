@@ -202,6 +202,7 @@ def some_ended_and_one_half_way(found):
     return any(one.state == "running" and one.points for one in found) and any(one.state != "running" for one in found)
 
 
+@pytest.mark.soak
 def test_a_search_that_is_stopped_by_hand_and_resumed_loses_no_trial_and_no_score(tiny_camvid, tmp_path):
     command = [sys.executable, "-m", "pipeline.run", *arguments(tiny_camvid, tmp_path, "--trials 4 --trial_steps 40")]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
