@@ -1,5 +1,6 @@
 """cluster.yaml and its stack, by Ray's own launcher against a mocked AWS. No machine is reached."""
 
+import contextlib
 import copy
 import re
 from pathlib import Path
@@ -64,7 +65,11 @@ def aws(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     for cached in (utils.resource_cache, utils.client_cache):
         cached.cache_clear()
-    with pytest.MonkeyPatch.context() as patch, mock_aws():
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as ending:
+        # A server of moto's, for other tests in this process, has the same data: they are not to be cleared.
+        mocked = mock_aws()
+        mocked.start(reset=False)
+        ending.callback(mocked.stop, remove_data=False)
         patch.setenv("HOME", str(home))
         patch.delenv("AWS_ENDPOINT_URL", raising=False)
         ec2 = boto3.client("ec2", REGION)

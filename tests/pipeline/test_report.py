@@ -102,7 +102,8 @@ def whole(shards, tmp_path_factory):
         "trial": {"name": "3", "dataset": "mini-camvid"}, "preset": "mini-camvid", "seeds": [0, 1],
         "changes": {"contrast.temperature": 0.07}, "search": "gone/search", "steps": {"mini-camvid": 20},
         "datasets": {"mini-camvid": {"data": "miniature", "full_steps": 300, "shards": shards.folder}},
-        "absent": {"camvid": "no --data_root"}, "command": "python -m pipeline.reproduce --trial 3",
+        "absent": {"camvid": "its miniature says it", "cityscapes": "no --data_root"},
+        "command": "python -m pipeline.reproduce --trial 3",
         "shortened": True, "versions": {"torch": "2.x"}, "runs": runs,
         "summary": {"mini-camvid": {"difference": difference}},
     }  # fmt: skip
@@ -178,6 +179,7 @@ def check_page(page):
 def test_the_page_is_whole_well_formed_and_needs_nothing_from_elsewhere(page):
     text = check_page(page)
     assert "left out, because" not in text
+    assert "its miniature says it" not in text
     for part in ("No difference shown", "shortened training, 20 of 300 steps", "drawn miniature", "Settings",
                  "IoU by class", "Confusion", "Training", "Features of pixels by class",
                  "Ablations", "temperature on mini-camvid", "gone/search , is no longer there", "no --data_root",
