@@ -63,7 +63,8 @@ def room_for(config: RunConfig, concurrent: int | None) -> Room:
         ValueError: If so many do not fit.
     """
     use_gpu, workers = wants_gpu(config.train), config.train.num_workers
-    gpus, cpus = (int(reachable_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
+    resources = reachable_resources()
+    gpus, cpus = (int(resources.get(kind, 0)) for kind in ("GPU", "CPU"))
     fitting = gpus // workers if use_gpu else max(1, min(4, len(os.sched_getaffinity(0))) // workers)
     at_once = concurrent or fitting
     if at_once * workers >= cpus:
