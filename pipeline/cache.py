@@ -51,8 +51,8 @@ def keep_decoded(shards: Shards, split: str, config: RunConfig, *, taken: int = 
             f" of which {taken / 1e9:.1f} GB are taken. Start Ray with a larger one (ray start --object-store-memory),"
             " or set ingest.cache=off."
         )
-    # Half a CPU: what waits for images holds a whole one.
-    decode = ray.remote(num_cpus=0.5)(_decode)
+    # A whole CPU each: with parts of one, Ray starts so many processes at once that it warns of them.
+    decode = ray.remote(num_cpus=1)(_decode)
     return {group: decode.remote(shards.folder, group) for group in part.groups}
 
 

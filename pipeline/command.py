@@ -4,7 +4,9 @@ Light to import, so that `--help` and mistakes in flags are answered at once.
 """
 
 import contextlib
+import errno
 import io
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -51,11 +53,18 @@ def exit_codes(*, stopped: str, again: str = "") -> Iterator[None]:
     except ValueError as error:
         fail(error)
     except OSError as error:
-        fail(error, code=1)
+        fail(f"{error}. Make room there. {again}".rstrip() if is_disk_full(error) else error, code=1)
     except TrainingError as error:
         fail(f"{error} {again}".rstrip(), code=1)
     except KeyboardInterrupt:
         fail(f"stopped{stopped}", code=130)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether an error comes of a disk, or its user's part of it, that has no room left."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    # What copies folders puts the errors of all files into the text of one.
+    return isinstance(error, OSError) and (error.errno in full or any(os.strerror(one) in str(error) for one in full))
 
 
 def fail(error: object, *, code: int = 2) -> NoReturn:

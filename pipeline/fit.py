@@ -1,6 +1,7 @@
 """Ray Train's TorchTrainer around the training loop: workers, checkpoints, restarts."""
 
 import contextlib
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import ray.train
 import ray.train.torch
 from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, UserCallback
 
+from pipeline.checkpoint import CheckpointError, load_meta
 from pipeline.command import TrainingError
 from pipeline.growth import reachable_resources
 from pipeline.session import quiet_data_logs
@@ -42,7 +44,9 @@ def fit(job: Job, mailbox: Any, folder: Path) -> Path:
         return final
     config = job.config.train
     parameters = {"job": job, "mailbox": mailbox}
-    result = run_workers(_train_worker, parameters, config, folder, use_gpu=wants_gpu(config))
+    result = run_workers(
+        _train_worker, parameters, config, folder, num_steps=lambda: _kept_step(folder), use_gpu=wants_gpu(config)
+    )
     failure = ray.get(mailbox.failure.remote())
     if failure is not None:
         raise failure
@@ -82,6 +86,7 @@ def run_workers(
     config: TrainConfig,
     folder: Path,
     *,
+    num_steps: Callable[[], int],
     use_gpu: bool,
     resources: dict[str, float] | None = None,
     placing_tries: int = -1,
@@ -89,11 +94,15 @@ def run_workers(
 ) -> ray.train.Result:
     """Run a function in `train.num_workers` processes side by side; start all again if one of them dies.
 
+    After three times without a new checkpoint in between it gives up; else it does not, since where machines come and
+    go, a long training loses some again and again.
+
     Args:
         loop: Run in each process.
         parameters: What it is given.
         config: Of the training.
         folder: Ray Train keeps its state in `folder/train`.
+        num_steps: Returns how many steps have a checkpoint.
         use_gpu: Each process has a GPU.
         resources: What Ray sets aside for each; None is a GPU, or a CPU where there are none.
         placing_tries: So often Ray looks for room for them, for a minute each time; -1 is without end.
@@ -102,6 +111,8 @@ def run_workers(
     Raises:
         TrainingError: If processes failed and trying again did not help.
     """
+    # A worker's report waits until the trainer looks for it; every two seconds by itself.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     trainer = ray.train.torch.TorchTrainer(
         loop,
         train_loop_config=parameters,
@@ -116,11 +127,24 @@ def run_workers(
             callbacks=list(callbacks),  # type: ignore[arg-type]
         ),
     )
-    try:
-        return trainer.fit()
-    except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
-        cause = str(error).strip().splitlines()[-1]
-        raise TrainingError(f"training failed: {cause}") from error
+    before = num_steps()
+    while True:
+        try:
+            return trainer.fit()  # again, it goes on from the newest checkpoint
+        except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
+            if (now := num_steps()) <= before:
+                cause = str(error).strip().splitlines()[-1]
+                raise TrainingError(f"training failed: {cause}") from error
+            before = now
+
+
+def _kept_step(folder: Path) -> int:
+    """Return the step of the newest of Ray Train's checkpoints."""
+    steps = [0]
+    for one in (folder / TRAIN_FOLDER).glob("checkpoint_*"):
+        with contextlib.suppress(CheckpointError):  # its copying was cut off
+            steps.append(load_meta(one).step)
+    return max(steps)
 
 
 def this_worker(num_sharing: int = 1) -> Worker:

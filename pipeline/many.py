@@ -33,7 +33,7 @@ from pixcon_core.models.weights import reason
 CHECKPOINT, ERROR = "checkpoint", "error.txt"
 RUN = "run"
 MAX_DEATHS = 2
-"""So many times a run is begun again after its process died."""
+"""So many times in a row a run is begun again after its process died without a new checkpoint."""
 DIED = "its process died, again and again; out of memory, if nothing else is known"
 
 
@@ -96,7 +96,7 @@ def train_all(
         on_end: Called with a run and why it failed; nothing, if it has not. The checkpoint of one that has not is in
             `checkpoint` in its folder.
     """
-    waiting, deaths = deque(runs), Counter[str]()
+    waiting, deaths = deque(runs), Counter[tuple[str, Path | None]]()
     going: dict[Any, Run] = {}
     task = ray.remote(num_cpus=room.cpus, num_gpus=room.gpus, max_retries=0)(train_run)
     mailbox = open_mailbox()
@@ -116,8 +116,9 @@ def train_all(
                 try:
                     why = ray.get(ended)
                 except ray.exceptions.RayError as error:
-                    deaths[run.name] += 1
-                    if deaths[run.name] <= MAX_DEATHS:
+                    newest = newest_checkpoint(root / run.name)
+                    deaths[run.name, newest] += 1
+                    if deaths[run.name, newest] <= MAX_DEATHS:
                         waiting.appendleft(run)
                         continue
                     why = f"{DIED} ({reason(error)})"
@@ -150,7 +151,8 @@ def train_run(job: Job, folder: Path, name: str, mailbox: Any, room: Room) -> st
             else:
                 _train_here(job, folder, tell, room)
     except Exception as error:  # not a loss that is no number, nor memory that is too small, is to end the others
-        (folder / ERROR).write_text(traceback.format_exc())
+        with contextlib.suppress(OSError):
+            (folder / ERROR).write_text(traceback.format_exc())
         return reason(error)
     (folder / ERROR).unlink(missing_ok=True)
     return ""

@@ -4,12 +4,14 @@ Workers put records into a mailbox, a small actor; a thread of the driver takes 
 that workers and driver share, and workers print nothing.
 """
 
+import contextlib
 import json
+import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +83,7 @@ class Mailbox:
 
     def __init__(self, skipped: Sequence[Skipped] = ()) -> None:
         self._records: list[Record] = []
-        self._failure: ValueError | None = None
+        self._failure: Exception | None = None
         self._skipped = dict.fromkeys(skipped)
 
     def put(self, record: Record) -> None:
@@ -100,11 +102,11 @@ class Mailbox:
             self._records.append({SKIPPED: one})
         return [other for other in self._skipped if other.split == one.split]
 
-    def fail(self, why: ValueError) -> None:
+    def fail(self, why: Exception) -> None:
         """Say that the work cannot go on, for a reason that its user can mend."""
         self._failure = why
 
-    def failure(self) -> ValueError | None:
+    def failure(self) -> Exception | None:
         """Return that reason, if there is one."""
         return self._failure
 
@@ -118,18 +120,24 @@ def open_mailbox(skipped: Sequence[Skipped] = ()) -> Any:
     return ray.remote(num_cpus=0)(Mailbox).options(scheduling_strategy=here).remote(skipped)
 
 
-@contextmanager
+@contextlib.contextmanager
 def follow(mailbox: Any, on_record: Callable[[Record], None]) -> Iterator[None]:
-    """Pass each record to a function of this process, from another thread, until the block ends."""
-    over = threading.Event()
+    """Pass each record to a function of this process, from another thread, until the block ends.
+
+    A record that the function cannot take, since a disk is full, is offered again until it can; at the end it raises.
+    """
+    over, waiting = threading.Event(), deque[Record]()
 
     def poll() -> None:
         while not over.wait(POLL_SECONDS):
-            deliver()
+            with contextlib.suppress(OSError):
+                deliver()
 
     def deliver() -> None:
-        for record in ray.get(mailbox.take.remote()):
-            on_record(record)
+        waiting.extend(ray.get(mailbox.take.remote()))
+        while waiting:
+            on_record(waiting[0])
+            waiting.popleft()
 
     thread = threading.Thread(target=poll, daemon=True, name="mailbox")
     thread.start()
@@ -164,8 +172,14 @@ class MetricsLog:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
             self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step)
-        with self._file.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        before = self._file.stat().st_size if self._file.exists() else 0
+        try:
+            with self._file.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError:  # the disk is full: no half of a line is to stay, before one that is written later
+            if self._file.exists():
+                os.truncate(self._file, before)
+            raise
         self._last_step = step
         for name, value in record.items():
             if name != "step":

@@ -1,5 +1,7 @@
 """Reads rows of shards, wherever they lie; what has gone bad since they were written is named and does no harm."""
 
+import sys
+import time
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ from pipeline.storage import Folder, is_url, locate
 from pixcon_core.data import decode_image, decode_label
 
 COLUMNS = ["id", "image", "label", "crc32"]
+PATIENCE_SECONDS = 120.0
+"""So long storage that cannot be reached is tried again."""
 BLOCK_COLUMNS = ("number", "id", "image", "label", "reason")
 """What `read_blocks` returns."""
 
@@ -48,8 +52,8 @@ def read_rows(place: str, rows: list[Row]) -> Iterator[Stored | Unreadable]:
     """Yield the images of some rows, in their order; each row group is read once.
 
     Raises:
-        OSError: If a shard is gone or its storage cannot be reached, as against holding something else than was
-            written.
+        OSError: If a shard is gone or its storage cannot be reached for `PATIENCE_SECONDS`, as against holding
+            something else than was written.
     """
     folder = locate(place)
     wanted: dict[str, set[RowGroup]] = defaultdict(set)
@@ -57,7 +61,7 @@ def read_rows(place: str, rows: list[Row]) -> Iterator[Stored | Unreadable]:
         wanted[row.group.file].add(row.group)
     stored: dict[RowGroup, pa.Table | list[Unreadable]] = {}
     for name, groups in wanted.items():
-        stored |= _read_groups(folder, name, groups)
+        stored |= _read_patiently(folder, name, groups)
     for row in rows:
         table = stored[row.group]
         yield table[row.place] if isinstance(table, list) else _decode(folder, row, table)
@@ -84,6 +88,22 @@ def read_blocks(numbers: dict[str, Any], *, folder: str, rows: list[Row], size: 
             for column, value in zip(out.values(), (place, *sample), strict=True):
                 column.append(value)
     return out
+
+
+def _read_patiently(folder: Folder, name: str, groups: set[RowGroup]) -> dict[RowGroup, pa.Table | list[Unreadable]]:
+    """Read row groups of a shard, again and again where its storage cannot be reached: networks come back."""
+    give_up, pause = time.monotonic() + PATIENCE_SECONDS, 0.5
+    while True:
+        try:
+            return _read_groups(folder, name, groups)
+        except (FileNotFoundError, PermissionError):
+            raise
+        except OSError as error:
+            if time.monotonic() + pause > give_up:
+                raise
+            print(f"{folder.shown(name)}: {error}; trying again in {pause:g} s", file=sys.stderr)
+            time.sleep(pause)
+            pause = min(2 * pause, 10.0)
 
 
 def _read_groups(folder: Folder, name: str, groups: set[RowGroup]) -> dict[RowGroup, pa.Table | list[Unreadable]]:

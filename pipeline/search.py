@@ -130,13 +130,13 @@ def _tune(hunt: Hunt, places: Places) -> None:
         "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths stay what they are
     }
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of processes that died we tell ourselves
-    deaths: Counter[int] = Counter()
+    deaths: Counter[tuple[int, int]] = Counter()
     # More than once only if processes died: Tune counts each try as one of its samples.
     while (left := hunt.num_left) > 0 and not hunt.is_over_budget:
         _tune_once(hunt, places, left, deaths)
 
 
-def _tune_once(hunt: Hunt, places: Places, num_trials: int, deaths: Counter[int]) -> None:
+def _tune_once(hunt: Hunt, places: Places, num_trials: int, deaths: Counter[tuple[int, int]]) -> None:
     options, steps, grace = hunt.options, hunt.config.train.steps, hunt.config.train.checkpoint_every
     sampling = Sampling(hunt.config.seed, options.trials, options.sampler == "random")
     searcher = StudySearch(hunt.study, hunt.space, steps, sampling, deaths, hunt.on_change)

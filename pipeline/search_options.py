@@ -17,11 +17,11 @@ class SearchOptions:
     """Which settings move, in what range: contrast, paper (the grids of its ablations), or full (contrast, warm-up,
     learning rate, projection_dim)."""
 
-    trials: int = 10
+    trials: int = 8
     """Trials in all, the start and the baseline without contrast among them. --resume with more goes on."""
 
     trial_steps: int | None = None
-    """Steps of each trial, unless it is stopped early; None is a third of train.steps."""
+    """Steps of each trial, unless it is stopped early; None is a quarter of train.steps."""
 
     budget: str | None = None
     """No longer than this, for example 2h, 90m or 1h30m; None has no limit."""
@@ -73,7 +73,7 @@ class SearchOptions:
 
     def steps(self, config: RunConfig) -> int:
         """Return the steps of a trial."""
-        return max(1, config.train.steps // 3) if self.trial_steps is None else self.trial_steps
+        return max(1, config.train.steps // 4) if self.trial_steps is None else self.trial_steps
 
 
 def masked(url: str) -> str:

@@ -19,7 +19,7 @@ WIDTH = 80
 
 
 class Table:
-    """A line for each trial that ends; on a terminal, below them one for those that run."""
+    """A line for each trial that ends; below them one for those that run, elsewhere than on a terminal one a score."""
 
     def __init__(self, names: Iterable[str], steps: int) -> None:
         self._names, self._steps = list(names), steps
@@ -32,6 +32,8 @@ class Table:
         """Show what a trial has come to."""
         if one.state == "running":
             self._running[one.number] = one
+            if one.points and not sys.stderr.isatty():
+                print(self._those_running(), flush=True)
         else:
             self._running.pop(one.number, None)
             self._print_row(one)
@@ -55,16 +57,20 @@ class Table:
         if one.state == "complete" and one.role != BASELINE:
             self._best = one.miou if self._best is None else max(self._best, one.miou)
         what = one.role or ("" if one.state == "complete" else one.state)
-        cells = "".join(_short(one.changes.get(name))[: self._column - 1].rjust(self._column) for name in self._names)
+        cells = "".join(
+            _short(one.changes.get(name, "-"))[: self._column - 1].rjust(self._column) for name in self._names
+        )
         self._print(f"{one.number:>5} {what:<8} {one.step:>5} {percent(one.miou)} {percent(self._best)}{cells}")
         if one.reason:
             self._print(f"      {one.reason}"[:WIDTH])
 
     def _print_running(self) -> None:
         if sys.stderr.isatty():
-            parts = [f"{one.number}: {one.step}/{self._steps} {percent(one.miou)}" for one in self._running.values()]
-            text = "running " + " | ".join(parts) if parts else ""
-            print(f"\r{text[: WIDTH - 1]:<{WIDTH - 1}}\r", end="", file=sys.stderr, flush=True)
+            print(f"\r{self._those_running():<{WIDTH - 1}}\r", end="", file=sys.stderr, flush=True)
+
+    def _those_running(self) -> str:
+        parts = [f"{one.number}: {one.step}/{self._steps} {percent(one.miou)}" for one in self._running.values()]
+        return ("running " + " | ".join(parts) if parts else "")[: WIDTH - 1]
 
     def _print(self, line: str) -> None:
         if sys.stderr.isatty():

@@ -1,11 +1,11 @@
 """Ray for one command: joins the cluster that RAY_ADDRESS names, else starts one here; keeps its noise away."""
 
+import contextlib
 import logging
 import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ray.data._internal.execution.resource_manager import ResourceManager
 ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = 0.05  # type: ignore[assignment, unused-ignore]
 
 
-@contextmanager
+@contextlib.contextmanager
 def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> Iterator[None]:
     """Hold a connection to Ray; a cluster already connected to is left as it is.
 
@@ -32,9 +32,11 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
         yield
         return
     local = "RAY_ADDRESS" not in os.environ
-    # Of the processes that Ray starts: threads that wait for each other give up their cores at once. Spinning, the
-    # default, they hold up what else runs there, and each other: five times and more beside one busy process.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Of the processes that Ray starts: threads that wait for each other give up their cores soon, as libgomp has it
+    # where it knows of too few. After 300 times as long, its default, they hold up what else runs there, and each
+    # other: five times and more beside one busy process. Not to spin at all costs a tenth where nothing else runs.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     with _silent_core():
         context: Any = ray.init(
             # Data tasks wait for files and for memory half of their time: two logical CPUs for each real one, so
@@ -54,8 +56,9 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
     finally:
         ray.shutdown()
         if session_logs and log_folder and session_logs.exists():
-            _remove(log_folder)
-            shutil.copytree(session_logs, log_folder, ignore_dangling_symlinks=True)
+            with contextlib.suppress(OSError):  # a full disk is not to hide what went wrong before
+                _remove(log_folder)
+                shutil.copytree(session_logs, log_folder, ignore_dangling_symlinks=True)
 
 
 def quiet_data_logs() -> None:
@@ -69,7 +72,7 @@ def quiet_data_logs() -> None:
     context.execution_options.preserve_order = True
 
 
-@contextmanager
+@contextlib.contextmanager
 def _silent_core() -> Iterator[None]:
     """Close standard error to Ray's core, which even says there that it was told to be silent."""
     sys.stderr.flush()

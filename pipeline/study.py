@@ -28,7 +28,7 @@ NO_CONTRAST = {"contrast.weight": 0.0}
 STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 DIED = "its process died, again and again; out of memory, if nothing else is known"
 TRIES = 3
-"""A trial whose process has died so often has failed."""
+"""A trial whose process has died so often, without a new score in between, has failed."""
 REDUCTION = 3
 """Of the trials that come to a rung, the best of so many go on."""
 
@@ -153,7 +153,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc, unused-ignore]
         space: Space,
         steps: int,
         sampling: Sampling,
-        deaths: Counter[int],
+        deaths: Counter[tuple[int, int]],
         on_change: Callable[[Record], None],
     ) -> None:
         super().__init__(
@@ -207,8 +207,9 @@ class StudySearch(OptunaSearch):  # type: ignore[misc, unused-ignore]
                 trial.set_user_attr(name, last[name])
         if error:
             # Tried again here: Tune does not where a process dies that is about to be used for another trial.
-            self._deaths[trial.number] += 1
-            if self._deaths[trial.number] < TRIES:
+            place = trial.number, self._record(trial).step
+            self._deaths[place] += 1
+            if self._deaths[place] < TRIES:
                 self._begun.append(self._study._storage.get_trial(trial._trial_id))
                 return
         if error or not step or FAILED in last:

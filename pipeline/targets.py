@@ -14,7 +14,7 @@ from pixcon_core.data import DATASETS
 from pixcon_core.override import flatten, unflatten
 from pixcon_core.presets import PRESETS, default_preset
 
-SHORT_STEPS = 60
+SHORT_STEPS = 40
 """Steps on a miniature, unless told otherwise: few, since all four with three seeds are 24 runs. Presets have fifteen
 times as many."""
 

@@ -6,6 +6,7 @@ each seed, and beside the weights the scores up to it; whoever runs the trial ne
 the whole search, goes on from there.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ from ray import tune
 
 from pipeline.cache import Cache, fetch
 from pipeline.checkpoint import Loaded, load_meta, load_segmentor, newest_checkpoint
+from pipeline.command import is_disk_full
 from pipeline.inference import predict
 from pipeline.progress import open_mailbox
 from pipeline.rows import Row, Stored, read_rows, split_rows
@@ -124,9 +126,11 @@ def run_trial(parameters: dict[str, Any], task: Task) -> None:
         else:
             _with_workers(task, jobs, place)
     except Exception as error:  # not a loss that is no number, nor memory that is too small, is to end the search
-        (place / ERROR).write_text(traceback.format_exc())
+        with contextlib.suppress(OSError):
+            (place / ERROR).write_text(traceback.format_exc())
         last = [Point(0, 0.0, 0.0, []), *load_points(place, task.num_seeds)][-1]
-        hopeless = {HOPELESS: str(error)} if isinstance(error, TooManySkippedError) else {}
+        full = is_disk_full(error)
+        hopeless = {HOPELESS: str(error)} if full or isinstance(error, TooManySkippedError) else {}
         tune.report({**last._asdict(), FAILED: reason(error), **hopeless})
 
 
@@ -137,8 +141,6 @@ def _with_workers(task: Task, jobs: list[Job], place: Path) -> None:
     from pipeline.fit import TRAIN_FOLDER, run_workers
     from pipeline.growth import may_grow
 
-    # A report waits until the trainer looks for it; every two seconds by itself.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     shutil.rmtree(place / TRAIN_FOLDER, ignore_errors=True)  # of a process that was killed; it has no checkpoints
     failures = open_mailbox()
     run_workers(
@@ -146,6 +148,7 @@ def _with_workers(task: Task, jobs: list[Job], place: Path) -> None:
         {"task": task, "jobs": jobs, "place": place, "failures": failures},
         task.job.config.train,
         place,
+        num_steps=lambda: sum(scores[-1].step for scores in _scores_of_seeds(place, task.num_seeds) if scores),
         use_gpu=task.use_gpu,
         resources=task.worker_resources,
         # A minute each. Nodes that have to be started first take some minutes to install everything.
@@ -223,11 +226,14 @@ def load_scores(home: Path) -> list[Score]:
     return [] if newest is None else [Score(*fields) for fields in json.loads((newest / SCORES).read_text())]
 
 
+def _scores_of_seeds(place: Path, num_seeds: int) -> list[list[Score]]:
+    return [load_scores(seed_folder(place, number)) for number in range(num_seeds)]
+
+
 def load_points(place: Path, num_seeds: int) -> list[Point]:
     """Return the scores of a trial up to the last step that all of its seeds have come to."""
-    of_seeds = [load_scores(seed_folder(place, number)) for number in range(num_seeds)]
     points = []
-    for at_step in zip(*of_seeds, strict=False):
+    for at_step in zip(*_scores_of_seeds(place, num_seeds), strict=False):
         mious = [score.miou for score in at_step]
         points.append(Point(at_step[0].step, sum(mious) / num_seeds, sum(score.seconds for score in at_step), mious))
     return points

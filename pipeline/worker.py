@@ -1,5 +1,7 @@
 """What each process of a job does, whoever runs it: train on its part of the stream, and say what went wrong."""
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -9,6 +11,7 @@ from typing import Any
 import ray
 
 from pipeline.checkpoint import CheckpointError
+from pipeline.command import is_disk_full
 from pipeline.ingest import Batch, stream
 from pipeline.rows import Unreadable
 from pipeline.skipping import TooManySkippedError, skip
@@ -73,7 +76,11 @@ def telling(mailbox: Any, worker: Worker) -> Iterator[None]:
         # All ranks see the same loss and end here.
         if worker.rank == 0:
             ray.get(mailbox.fail.remote(error))
-    except (TooManySkippedError, CheckpointError) as error:
+    except (TooManySkippedError, CheckpointError, OSError) as error:
+        if is_disk_full(error):
+            error = OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, for a checkpoint")
+        elif isinstance(error, OSError):
+            raise
         ray.get(mailbox.fail.remote(error))
         if worker.world_size > 1:
             raise  # the other ranks wait for this one: Ray ends them, and starts all again, to end at once

@@ -1,6 +1,7 @@
 """Shards that went bad after they were written: what is read, trained and evaluated all the same, and what is said."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import rows as rows_module
 from pipeline.ingest import Plan, stream
 from pipeline.prepare import prepare
 from pipeline.progress import SKIPPED, Mailbox
@@ -17,6 +19,7 @@ from pipeline.run import main
 from pipeline.shard_file import ROWS_PER_GROUP, Skipped
 from pipeline.shards import Shards
 from pipeline.sources import dataset_spec, find_all_pairs
+from pipeline.storage import Folder
 from pixcon_core.config import IngestConfig
 from pixcon_core.data.transforms import augment
 
@@ -98,6 +101,47 @@ class TestReading:
         block = read_blocks({"id": [0]}, folder=copy.folder, rows=split_rows(copy, "val"), size=8)
         assert [bool(reason) for reason in block["reason"]] == [False, False, True, False, False, False]
         assert block["id"][2] == bad
+
+
+class TestStorageThatCannotBeReached:
+    @pytest.fixture
+    def pauses(self, monkeypatch):
+        """So long it waited in between; no time goes by."""
+        waited = []
+        monkeypatch.setattr(rows_module.time, "sleep", waited.append)
+        monkeypatch.setattr(rows_module.time, "monotonic", lambda: sum(waited))
+        return waited
+
+    def away(self, monkeypatch, times, error):
+        """Let so many tries fail."""
+        opened, tries = Folder.open, itertools.count()
+
+        def open_(self, file):
+            if next(tries) < times:
+                raise error
+            return opened(self, file)
+
+        monkeypatch.setattr(Folder, "open", open_)
+
+    def test_it_is_tried_again_until_it_comes_back(self, prepared, monkeypatch, pauses, capsys):
+        rows = split_rows(prepared, "val")
+        expected = [one.id for one in read_rows(prepared.folder, rows)]
+        self.away(monkeypatch, 6, OSError("AWS Error NETWORK_CONNECTION"))
+        assert [one.id for one in read_rows(prepared.folder, rows)] == expected
+        assert pauses == [0.5, 1, 2, 4, 8, 10]
+        assert "NETWORK_CONNECTION; trying again in 0.5 s" in capsys.readouterr().err
+
+    def test_not_for_ever(self, prepared, monkeypatch, pauses):
+        self.away(monkeypatch, 1000, OSError("AWS Error NETWORK_CONNECTION"))
+        with pytest.raises(OSError, match="NETWORK_CONNECTION"):
+            list(read_rows(prepared.folder, split_rows(prepared, "val")))
+        assert 100 < sum(pauses) <= 120
+
+    def test_a_shard_that_is_gone_is_not_waited_for(self, prepared, monkeypatch, pauses):
+        self.away(monkeypatch, 1, FileNotFoundError("val-00000.parquet"))
+        with pytest.raises(FileNotFoundError):
+            list(read_rows(prepared.folder, split_rows(prepared, "val")))
+        assert not pauses
 
 
 class TestStream:
@@ -217,6 +261,7 @@ class TestWholeRun:
         assert weights[0] == weights[1]
         assert Shards.load(next((tmp_path / "raw" / "shards").iterdir())).content == prepared.content
 
+    @pytest.mark.soak
     def test_of_a_split_that_cannot_be_read_at_all_there_are_no_scores(self, copy, tmp_path, capsys):
         damage(copy, "val", range(6))
         with pytest.raises(SystemExit):

@@ -166,7 +166,10 @@ print(status("VmHWM") - resident)
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("backbone", "head", "images"), [("resnet18", "fcn", 12), ("hrnet_w18_small", "hrnet", 6)])
+@pytest.mark.parametrize(
+    ("backbone", "head", "images"),
+    [pytest.param("resnet18", "fcn", 12, marks=pytest.mark.soak), ("hrnet_w18_small", "hrnet", 6)],
+)
 def test_a_real_process_grows_by_what_was_traced(backbone, head, images):
     model = on_meta(ModelConfig(backbone=backbone, head=head), 11, projection=True).train()
     traced = trace_pass(model, 11, (256, 256), images, half=False, aux_weight=0.4)

@@ -225,7 +225,7 @@ with ray_session():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["local", "s3"])
+@pytest.mark.parametrize("where", ["local", pytest.param("s3", marks=pytest.mark.soak)])
 def test_a_killed_call_leaves_nothing_that_looks_whole_and_is_gone_on_with(
     where, ray_cluster, tiny_camvid, tmp_path, monkeypatch, request
 ):

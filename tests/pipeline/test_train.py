@@ -252,6 +252,7 @@ def test_class_weights_and_mining_reach_the_loss():
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_compiled_segmentor_learns_the_same(tmp_path):
     short = {"steps": 3, "log_every": 1, "checkpoint_every": 3}
     runs = [Run(tmp_path / name) for name in ("plain", "compiled")]

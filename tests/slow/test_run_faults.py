@@ -1,0 +1,226 @@
+"""Runs whose processes, nodes, disk and storage fail at seeded moments end with the bits of one left in peace."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from moto.server import ThreadedMotoServer
+from ray.cluster_utils import Cluster
+
+from pipeline.prepare import main as prepare
+
+pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(3600)]
+
+STEPS = 240
+RUN = (
+    "--dataset camvid --preset mini-camvid --train.batch_size 4 --ingest.crop 64 64 --model.head_channels 16"
+    " --model.projection_dim 16 --contrast.memory_size 50 --train.log_every 1 --train.checkpoint_every 8"
+    f" --train.steps {STEPS} --train.precision float32 --ingest.window 20"
+)
+KILLS = 20
+# What Ray calls them; the driver is the command itself. A killed raylet is a killed node: here, the only one.
+VICTIMS = {
+    "training worker": rb"ray::_?RayTrainWorker",
+    "data worker": rb"ray::(Map|ReadRange|IDLE)",
+    "raylet": rb"/raylet/raylet",
+    "driver": rb"pipeline\.run",
+}
+
+
+class Command:
+    """The command as a user gives it, in the background."""
+
+    def __init__(self, *arguments, env=None):
+        command = [sys.executable, "-m", "pipeline.run", *RUN.split(), *map(str, arguments)]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})}
+        )
+
+    def end(self):
+        """Wait for its end and return the exit code and what it printed."""
+        printed, _ = self.process.communicate()
+        return self.process.returncode, printed
+
+    def find(self, victim):
+        """Return its processes of a kind."""
+        there = descendants(self.process.pid)
+        return [pid for pid, line in there.items() if re.search(VICTIMS[victim], line)]
+
+    def kill(self, victim):
+        """Kill one of these; return whether there was one."""
+        found = [self.process.pid] if victim == "driver" else self.find(victim)
+        for pid in found[:1]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return bool(found)
+
+
+def descendants(pid):
+    """Return the command lines of a process and all below it."""
+    parents, lines = {}, {}
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            stat = (file.parent / "stat").read_text()
+            parents[int(file.parent.name)] = int(stat.rpartition(")")[2].split()[1])
+            lines[int(file.parent.name)] = file.read_bytes()
+    found = {pid}
+    while more := {one for one, parent in parents.items() if parent in found} - found:
+        found |= more
+    return {one: lines[one] for one in found if one in lines}
+
+
+def step_of(out):
+    """Return the last step in the metrics of the one run in a folder; 0 if there is none yet."""
+    lines = [line for file in out.glob("*/metrics.jsonl") for line in file.read_text().splitlines()]
+    with contextlib.suppress(ValueError):  # a line that is being written
+        return json.loads(lines[-1])["step"] if lines else 0
+    return 0
+
+
+def wait_for_step(command, out, step):
+    """Wait until a run has done so many; return how many it has."""
+    while step_of(out) < step:
+        assert command.process.poll() is None, command.end()
+        time.sleep(0.02)
+    return step_of(out)
+
+
+def outcome(out):
+    (file,) = out.glob("*/result.json")
+    result = json.loads(file.read_text())
+    records = [json.loads(line) for line in (file.parent / "metrics.jsonl").read_text().splitlines()]
+    losses = [(one["step"], one["loss"]) for one in records]
+    return (file.parent / "checkpoint" / "model.safetensors").read_bytes(), losses, result["per_class_iou"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_camvid, tmp_path_factory):
+    """What the run comes to in peace."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    code, printed = Command("--data_root", tiny_camvid, "--out", out).end()
+    assert code == 0, printed
+    assert len(outcome(out)[1]) == STEPS
+    return outcome(out)
+
+
+def test_processes_killed_at_twenty_random_moments(undisturbed, tiny_camvid, tmp_path):
+    out, rng = tmp_path / "killed", np.random.default_rng(0)
+    out.mkdir()
+    again = ["--data_root", tiny_camvid, "--out", out, "--resume"]
+    command, table = Command(*again), []
+    for moment in np.sort(rng.integers(1, STEPS - 8, KILLS)):
+        victim = str(rng.choice(list(VICTIMS), p=(0.4, 0.3, 0.1, 0.2)))
+        reached = wait_for_step(command, out, moment)
+        time.sleep(rng.uniform(0, 0.5))
+        while not command.kill(victim):
+            assert command.process.poll() is None, command.end()
+        if victim in ("driver", "raylet"):
+            assert command.end()[0] != 0
+            command = Command(*again)
+        # What was lost is done again: the next moment is one after that.
+        began = time.monotonic()
+        wait_for_step(command, out, reached + 1)
+        table.append((victim, reached, f"{time.monotonic() - began:.1f} s"))
+    code, printed = command.end()
+    assert code == 0, printed
+    print(*table, sep="\n")
+    assert outcome(out) == undisturbed
+
+
+def test_a_node_that_is_lost_twice(undisturbed, tiny_camvid, tmp_path):
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        nodes = [cluster.add_node(num_cpus=4) for _ in range(2)]
+        command = Command("--data_root", tiny_camvid, "--out", tmp_path, env={"RAY_ADDRESS": cluster.address})
+        for moment in (30, 120):
+            reached = wait_for_step(command, tmp_path, moment)
+            (lost,) = (node for node in nodes if trains(node))
+            cluster.remove_node(lost, allow_graceful=False)
+            nodes.remove(lost)
+            nodes.append(cluster.add_node(num_cpus=4))
+            began = time.monotonic()
+            wait_for_step(command, tmp_path, reached + 1)
+            print(f"node lost at step {reached}: {time.monotonic() - began:.1f} s")
+        code, printed = command.end()
+        assert code == 0, printed
+    finally:
+        cluster.shutdown()
+        ray.shutdown()
+    assert outcome(tmp_path) == undisturbed
+
+
+def trains(node):
+    """Return whether a node has the training worker."""
+    (raylet,) = node.all_processes["raylet"]
+    return any(re.search(VICTIMS["training worker"], line) for line in descendants(raylet.process.pid).values())
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 24 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", place], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_disk_that_gets_full_while_checkpoints_are_written(undisturbed, tiny_camvid, small_disk):
+    out = small_disk / "runs"
+    out.mkdir()
+    command = Command("--data_root", tiny_camvid, "--out", out)
+    reached = wait_for_step(command, out, 60)
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    code, printed = command.end()
+    last = printed.strip().splitlines()[-1]
+    print(f"disk full at step {reached}: {last}")
+    assert code == 1
+    assert "No space left on device" in last
+    assert "Make room there." in last
+    assert "--resume goes on" in last
+    filler.unlink()
+    code, printed = Command("--data_root", tiny_camvid, "--out", out, "--resume").end()
+    assert code == 0, printed
+    assert outcome(out) == undisturbed
+
+
+def test_storage_that_cannot_be_reached_for_half_a_minute(undisturbed, tiny_camvid, tmp_path, monkeypatch):
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    subprocess.run(
+        [sys.executable, "-c", "import boto3; boto3.client('s3').create_bucket(Bucket='bucket')"],
+        check=True,
+        env={**os.environ, "AWS_DEFAULT_REGION": "us-east-1"},
+    )
+    prepare(["--dataset", "camvid", "--data_root", str(tiny_camvid), "--out", "s3://bucket/camvid"])
+    command = Command("--data_root", "s3://bucket/camvid", "--out", tmp_path, "--ingest.cache", "off")
+    try:
+        reached = wait_for_step(command, tmp_path, 40)
+        server.stop()
+        time.sleep(30)
+        during = step_of(tmp_path)
+    finally:
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=port)
+        server.start()
+    print(f"storage away from step {reached} on, at {during} after half a minute")
+    code, printed = command.end()
+    server.stop()
+    assert during < STEPS
+    assert code == 0, printed
+    assert outcome(tmp_path) == undisturbed
