@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler
 
 from pipeline.cache import decoded_size, keep_decoded
@@ -129,6 +130,10 @@ def _tune(hunt: Hunt, places: Places) -> None:
         "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box whatever its verbosity is
         "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths stay what they are
     }
+    # Tune would hand credentials to trials in a way that Ray writes down, in logs that come into the run folder. Trials
+    # have them from the environment or role of their node, as whatever else reads there.
+    kept = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")}
+    class_cache.ENV_VARS_TO_PROPAGATE.intersection_update(kept)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of processes that died we tell ourselves
     deaths: Counter[tuple[int, int]] = Counter()
     # More than once only if processes died: Tune counts each try as one of its samples.
