@@ -10,6 +10,7 @@ from torch import nn
 
 from pipeline.checkpoint import TRAINING, CheckpointError, load_training, load_weights
 from pipeline.model import TrainedModel
+from pipeline.progress import Record
 from pixcon_core.config import TrainConfig
 from pixcon_core.models.weights import reason
 
@@ -95,6 +96,8 @@ class TrainingState:
         self.scaler = torch.amp.GradScaler(device.type, enabled=autocast_type(config, device) is torch.float16)
         self.average = None if config.ema_decay is None else ModelEmaV3(model.segmentor, decay=config.ema_decay)
         self.clock = Clock()
+        self.records: list[Record] = []
+        """Metrics since the last checkpoint."""
 
     @property
     def inference_model(self) -> nn.Module:
@@ -109,6 +112,7 @@ class TrainingState:
             "contrast": self.model.contrast.state_dict() if self.model.contrast is not None else None,
             "segmentor": self.model.segmentor.state_dict() if self.average is not None else None,
             "clock": dataclasses.asdict(self.clock),
+            "records": self.records or None,
         }
 
     def load(self, folder: Path) -> None:
@@ -137,3 +141,4 @@ class TrainingState:
             self.average.module.load_state_dict(self.model.segmentor.state_dict())
             self.model.segmentor.load_state_dict(training["segmentor"])
         self.clock = Clock(**training["clock"])
+        self.records = training.get("records") or []

@@ -152,6 +152,10 @@ def train(
                 _save(Path(folder), job, state, step)
             keep(Path(folder))
 
+    if worker.rank == 0:  # whoever took them may have been killed before it wrote them down
+        for record in state.records:
+            put(record)
+    state.records.clear()
     model.train()
     last_time = time.perf_counter()
     for step, (batch, waited) in enumerate(_timed(batches(first)), start=first):
@@ -175,9 +179,12 @@ def train(
         if is_logged:
             _check_finite(figures, done)
             if worker.rank == 0:
-                put({"step": done, **figures, "lr": state.optimizer.param_groups[0]["lr"], **clock.figures()})
+                record = {"step": done, **figures, "lr": state.optimizer.param_groups[0]["lr"], **clock.figures()}
+                put(record)
+                state.records.append(record)
         if is_kept:
             checkpoint(done)
+            state.records.clear()
             last_time = time.perf_counter()
 
 

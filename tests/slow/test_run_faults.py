@@ -136,12 +136,7 @@ def test_processes_killed_at_twenty_random_moments(undisturbed, tiny_camvid, tmp
     code, printed = command.end()
     assert code == 0, printed
     print(*table, sep="\n")
-    weights, losses, ious = outcome(out)
-    assert weights == undisturbed[0]
-    assert ious == undisturbed[2]
-    # Metrics of the half second before the command is killed may be lost.
-    assert set(losses) <= set(undisturbed[1])
-    assert len(losses) >= STEPS - KILLS
+    assert outcome(out) == undisturbed
 
 
 def test_a_node_that_is_lost_twice(undisturbed, tiny_camvid, tmp_path):
