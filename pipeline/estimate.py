@@ -96,7 +96,7 @@ def estimate(request: Request) -> Estimate:
     model = projecting if with_contrast else on_meta(config.model, num_classes, projection=False)
     operations = count_operations(projecting, config.ingest.crop, with_contrast=with_contrast)
     device, precision = device_and_precision(config)
-    worker_images = config.train.batch_size // config.train.num_workers
+    worker_images = -(-config.train.batch_size // config.train.num_workers)
     pass_images = worker_images // config.train.accumulate
     model.train()
 

@@ -11,11 +11,11 @@ Light to import: torch and Ray are needed only where something is predicted.
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
@@ -102,8 +102,70 @@ def evaluate(
     """
     import ray.data  # some seconds
 
-    from pipeline.checkpoint import load_meta
     from pipeline.predictor import Scorer, count_workers
+
+    task = _plan(checkpoint, shards, split, num_examples)
+    workers = count_workers(num_workers, use_gpu=use_gpu)
+    results = (
+        ray.data.range(task.num_blocks, override_num_blocks=task.num_blocks)
+        # Half a CPU, another amount than the actors': what asks for the same, Ray would run inside an actor.
+        .map_batches(task.read, batch_size=None, num_cpus=0.5)
+        .map_batches(
+            Scorer,
+            fn_constructor_args=(str(checkpoint.resolve()), protocol, task.shown, workers),
+            batch_size=IMAGES_PER_BLOCK,  # for GPUs Ray wants a number; blocks have at most so many rows and stay whole
+            **workers.resources,
+        )
+    )
+    return _collect(results.iter_rows(), task, shards, split, on_progress)
+
+
+def evaluate_here(
+    checkpoint: Path,
+    shards: Shards,
+    *,
+    split: str = "val",
+    protocol: EvaluateConfig | None = None,
+    num_examples: int = 0,
+    use_gpu: bool = False,
+    num_sharing: int = 1,
+) -> Evaluation:
+    """Do the same in this process, which may have imported all that it takes already; the result is the same.
+
+    Args:
+        checkpoint: A checkpoint folder.
+        shards: The prepared data set.
+        split: Which of its splits.
+        protocol: Scales, flips and windows; None takes those of the checkpoint's configuration.
+        num_examples: So many images, spread over the split, come back with their predictions.
+        use_gpu: Predict on this process's GPU.
+        num_sharing: Processes that share the cores of this machine.
+
+    Raises:
+        ValueError: As `evaluate` does.
+    """
+    from pipeline.predictor import Scorer, Workers
+
+    task = _plan(checkpoint, shards, split, num_examples)
+    scorer = Scorer(str(checkpoint), protocol, task.shown, Workers(num_sharing, use_gpu, num_sharing))
+    blocks = (scorer(task.read({"id": [number]})) for number in range(task.num_blocks))
+    results = ({name: column[0] for name, column in block.items()} for block in blocks)
+    return _collect(results, task, shards, split, None)
+
+
+class _Task(NamedTuple):
+    """What there is to do, in blocks."""
+
+    num_images: int
+    num_blocks: int
+    read: Callable[[dict[str, Any]], dict[str, Any]]
+    """Reads the blocks with some numbers, which are column `id`."""
+    shown: frozenset[int]
+    """Images that come back with their predictions."""
+
+
+def _plan(checkpoint: Path, shards: Shards, split: str, num_examples: int) -> _Task:
+    from pipeline.checkpoint import load_meta
 
     classes = load_meta(checkpoint).classes
     if classes != shards.classes:
@@ -114,33 +176,31 @@ def evaluate(
     if split not in shards.splits:
         raise ValueError(f"{shards.dataset} has no split {split!r} here, only {', '.join(shards.splits)}.")
     rows = split_rows(shards, split)
-    shown = frozenset(int(i) for i in np.linspace(0, len(rows) - 1, min(num_examples, len(rows))))
-    num_blocks = -(-len(rows) // IMAGES_PER_BLOCK)
-    workers = count_workers(num_workers, use_gpu=use_gpu)
-    results = (
-        ray.data.range(num_blocks, override_num_blocks=num_blocks)
-        # Half a CPU, another amount than the actors': what asks for the same, Ray would run inside an actor.
-        .map_batches(
-            partial(read_blocks, folder=shards.folder, rows=rows, size=IMAGES_PER_BLOCK),
-            batch_size=None,
-            num_cpus=0.5,
-        )
-        .map_batches(
-            Scorer,
-            fn_constructor_args=(str(checkpoint.resolve()), protocol, shown, workers),
-            batch_size=IMAGES_PER_BLOCK,  # for GPUs Ray wants a number; blocks have at most so many rows and stay whole
-            **workers.resources,
-        )
+    return _Task(
+        num_images=len(rows),
+        num_blocks=-(-len(rows) // IMAGES_PER_BLOCK),
+        read=partial(read_blocks, folder=shards.folder, rows=rows, size=IMAGES_PER_BLOCK),
+        shown=frozenset(int(i) for i in np.linspace(0, len(rows) - 1, min(num_examples, len(rows)))),
     )
+
+
+def _collect(
+    results: Iterable[dict[str, Any]],
+    task: _Task,
+    shards: Shards,
+    split: str,
+    on_progress: Callable[[int, int], None] | None,
+) -> Evaluation:
+    """Put together what `Scorer` says of each block."""
     confusion = np.zeros((len(shards.classes),) * 2, dtype=np.int64)
     counted: dict[int, Counted] = {}
     skipped: dict[int, Skipped] = {}
-    for result in results.iter_rows():
+    for result in results:
         confusion += result["confusion"]
         counted |= {one.number: one for one in result["counted"]}
         skipped |= {int(number): Skipped(split, *what) for number, what in json.loads(result["skipped"]).items()}
         if on_progress:
-            on_progress(len(counted) + len(skipped), len(rows))
+            on_progress(len(counted) + len(skipped), task.num_images)
     ordered = [counted[number] for number in sorted(counted)]
     left_out = tuple(skipped[number] for number in sorted(skipped))
     if not ordered:

@@ -22,6 +22,9 @@ from pipeline.worker import telling, to_mailbox, work
 from pixcon_core.config import TrainConfig
 
 TRAIN_FOLDER = "train"
+ELASTIC_CPUS = 1.001
+"""What Ray sets aside for a worker where it decides how many there are: so it leaves of each machine most of a CPU to
+those who make images, without whom workers would wait for ever."""
 
 
 def fit(job: Job, mailbox: Any, folder: Path) -> Path:
@@ -68,16 +71,17 @@ def wants_gpu(config: TrainConfig) -> bool:
     """
     resources = reachable_resources()
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-    if config.device == "cuda" and gpus < config.num_workers:
+    name, needed = "num_workers", config.num_workers
+    if config.min_workers is not None:
+        name, needed = "min_workers", config.min_workers
+    if config.device == "cuda" and gpus < needed:
+        raise ValueError(f"train.device=cuda with train.{name}={needed} takes as many GPUs, but Ray sees {gpus}.")
+    if needed >= cpus:
         raise ValueError(
-            f"train.device=cuda with train.num_workers={config.num_workers} takes as many GPUs, but Ray sees {gpus}."
+            f"train.{name} must be less than the CPUs that Ray has ({cpus}), so that one is left to read images, but"
+            f" got {needed}."
         )
-    if config.num_workers >= cpus:
-        raise ValueError(
-            f"train.num_workers must be less than the CPUs that Ray has ({cpus}), so that one is left to read images,"
-            f" but got {config.num_workers}."
-        )
-    return config.device == "cuda" or (config.device == "auto" and gpus >= config.num_workers)
+    return config.device == "cuda" or (config.device == "auto" and gpus >= needed)
 
 
 def run_workers(
@@ -93,6 +97,9 @@ def run_workers(
     callbacks: Sequence[UserCallback] = (),
 ) -> ray.train.Result:
     """Run a function in `train.num_workers` processes side by side; start all again if one of them dies.
+
+    With `train.min_workers` Ray Train takes as many as there is room for, and begins again from the newest checkpoint
+    with more if after a minute there is room for more.
 
     After three times without a new checkpoint in between it gives up; else it does not, since where machines come and
     go, a long training loses some again and again.
@@ -113,12 +120,21 @@ def run_workers(
     """
     # A worker's report waits until the trainer looks for it; every two seconds by itself.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    count: int | tuple[int, int] = config.num_workers
+    if config.min_workers is not None:
+        count = config.min_workers, config.num_workers
+        if not use_gpu and resources is None:
+            resources = {"CPU": ELASTIC_CPUS}
     trainer = ray.train.torch.TorchTrainer(
         loop,
         train_loop_config=parameters,
         # NCCL has no use where one process trains alone.
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu and config.num_workers > 1 else "gloo"),
-        scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=use_gpu, resources_per_worker=resources),
+        scaling_config=ScalingConfig(
+            num_workers=count,  # type: ignore[arg-type]
+            use_gpu=use_gpu,
+            resources_per_worker=resources,
+        ),
         run_config=ray.train.RunConfig(
             name=TRAIN_FOLDER,
             storage_path=str(folder.resolve()),

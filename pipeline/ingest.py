@@ -30,6 +30,8 @@ from pixcon_core.config import IngestConfig
 from pixcon_core.data import IGNORE_INDEX
 from pixcon_core.data.transforms import augment
 
+CPUS_EACH = 0.9
+"""Of a task that makes images. Training workers on CPUs leave less than a whole one where their number is elastic."""
 WINDOWS_AT_ONCE = 4
 """Windows that one Ray Data execution makes."""
 PARTS_AHEAD = 2
@@ -63,6 +65,12 @@ class Plan(NamedTuple):
         return read_rows(self.folder, rows) if self.cache is None else fetch(self.cache, rows)
 
     @property
+    def share(self) -> range:
+        """This worker's places in a batch; the numbers of two workers differ by one at most."""
+        first, end = (rank * self.batch_size // self.world_size for rank in (self.rank, self.rank + 1))
+        return range(first, end)
+
+    @property
     def num_images(self) -> int:
         """Images in one epoch."""
         return sum(group.rows for group in self.groups)
@@ -85,11 +93,10 @@ class Plan(NamedTuple):
             first_step: Images of steps before this one are left out.
             last_step: Images of this step and later ones are left out.
         """
-        share = self.batch_size // self.world_size
-        picked = []
+        picked, share = [], self.share
         for position, row in self.order(window):
             step, place = divmod(position, self.batch_size)
-            if first_step <= step < last_step and place // share == self.rank:
+            if first_step <= step < last_step and place in share:
                 picked.append((position, row))
         return picked
 
@@ -141,7 +148,7 @@ def stream(
             loaded = ahead.popleft().result()
             ahead.extend(map(load, itertools.islice(parts, 1)))
             batches = loaded.iter_batches(
-                batch_size=plan.batch_size // plan.world_size,
+                batch_size=len(plan.share),
                 batch_format="numpy",
                 prefetch_batches=config.prefetch,
                 drop_last=True,
@@ -168,7 +175,9 @@ def _load(plan: Plan, config: IngestConfig, first_step: int, last_step: int) -> 
     start, stop = plan.first_window(first_step), plan.first_window(last_step) + 1
     windows = ray.data.range(stop - start, override_num_blocks=stop - start)
     make = partial(_load_window, plan=plan, config=config, start=start, first_step=first_step, last_step=last_step)
-    loaded: ray.data.Dataset = windows.map_batches(make, batch_size=None, zero_copy_batch=True).materialize()
+    loaded: ray.data.Dataset = windows.map_batches(
+        make, batch_size=None, zero_copy_batch=True, num_cpus=CPUS_EACH
+    ).materialize()
     return loaded
 
 

@@ -1,11 +1,14 @@
-"""Many runs in full, as many at once as there is room for: each a Ray task that trains in its own process.
+"""Many runs in full, as many at once as there is room for: each a Ray task that trains and evaluates in its process.
 
 A run's folder has its newest checkpoint; a task whose process dies is begun again and goes on from there, and so does
-the next command after a crash of this one. Runs of more than one worker train by Ray Train, from a task too.
+the next command after a crash of this one. Runs of more than one worker train by Ray Train and are evaluated by Ray
+Data, from a task too.
 """
 
 import contextlib
+import json
 import os
+import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -16,11 +19,13 @@ import ray
 import ray.exceptions
 import torch
 
+from pipeline import picture
 from pipeline.checkpoint import keep_newest, load_meta, newest_checkpoint
+from pipeline.evaluate import evaluate, evaluate_here, save_evaluation
 from pipeline.fit import wants_gpu
 from pipeline.growth import reachable_resources
-from pipeline.journey import train_logged
-from pipeline.progress import MetricsLog, Record, follow, open_mailbox
+from pipeline.journey import NUM_EXAMPLES, train_logged, write_result
+from pipeline.progress import MetricsLog, Record, follow, open_mailbox, whole_lines
 from pipeline.rows import Unreadable
 from pipeline.session import quiet_data_logs
 from pipeline.shard_file import Skipped
@@ -53,7 +58,6 @@ class Room(NamedTuple):
     """For the task of each."""
     gpus: float
     use_gpu: bool
-    """Also to evaluate."""
 
 
 def room_for(config: RunConfig, concurrent: int | None) -> Room:
@@ -85,7 +89,7 @@ def train_all(
     on_step: Callable[[str, int], None],
     on_end: Callable[[Run, str], None],
 ) -> None:
-    """Train runs that are not trained yet.
+    """Train and evaluate runs that have no result yet.
 
     Args:
         runs: In the order in which they begin.
@@ -93,8 +97,7 @@ def train_all(
         root: The runs have their folders in it.
         room: How many at once.
         on_step: Called, from another thread, with a run's name and how many steps it has done.
-        on_end: Called with a run and why it failed; nothing, if it has not. The checkpoint of one that has not is in
-            `checkpoint` in its folder.
+        on_end: Called with a run and why it failed; nothing, if it has not. One that has not has `result.json`.
     """
     waiting, deaths = deque(runs), Counter[tuple[str, Path | None]]()
     going: dict[Any, Run] = {}
@@ -122,8 +125,6 @@ def train_all(
                         waiting.appendleft(run)
                         continue
                     why = f"{DIED} ({reason(error)})"
-                if not room.use_gpu:  # a GPU is wanted for the evaluation first
-                    begin()
                 on_end(run, why)
         finally:
             for one in going:
@@ -132,7 +133,7 @@ def train_all(
 
 
 def train_run(job: Job, folder: Path, name: str, mailbox: Any, room: Room) -> str:
-    """Train one run into its folder, from its newest checkpoint if it has one.
+    """Train one run into its folder, from its newest checkpoint if it has one, and evaluate it.
 
     Returns:
         Why it failed, for a reason that would only repeat itself; nothing, if it has not.
@@ -150,6 +151,7 @@ def train_run(job: Job, folder: Path, name: str, mailbox: Any, room: Room) -> st
                 train_logged(job, folder, tell)
             else:
                 _train_here(job, folder, tell, room)
+        _evaluate(job, folder, room)
     except Exception as error:  # not a loss that is no number, nor memory that is too small, is to end the others
         with contextlib.suppress(OSError):
             (folder / ERROR).write_text(traceback.format_exc())
@@ -184,3 +186,19 @@ def _train_here(job: Job, folder: Path, tell: Callable[[Record], None], room: Ro
     newest = newest_checkpoint(folder)
     assert newest is not None  # the last step is always kept
     newest.rename(folder / CHECKPOINT)
+
+
+def _evaluate(job: Job, folder: Path, room: Room) -> None:
+    began, checkpoint = time.monotonic(), folder / CHECKPOINT
+    if job.config.train.num_workers > 1:  # one predicts: other runs have the other GPUs
+        evaluation = evaluate(checkpoint, job.shards, num_examples=NUM_EXAMPLES, use_gpu=room.use_gpu, num_workers=1)
+    else:
+        evaluation = evaluate_here(
+            checkpoint, job.shards, num_examples=NUM_EXAMPLES, use_gpu=room.use_gpu, num_sharing=room.at_once
+        )
+    save_evaluation(evaluation, folder)
+    picture.draw(evaluation.examples, job.shards.classes, job.shards.palette, folder / "predictions.png")
+    last = json.loads(whole_lines(folder / "metrics.jsonl")[-1])
+    images = job.config.train.steps * job.config.train.batch_size
+    training = images / max(last["images_per_second"], 1e-9)  # in whichever process it was
+    write_result(folder, job.config, job.shards, evaluation, training + time.monotonic() - began)

@@ -32,6 +32,11 @@ def check_places(config: RunConfig, options: SearchOptions) -> None:
         ValueError: If so.
     """
     gpus, workers = options.gpus_per_trial, config.train.num_workers
+    if config.train.min_workers is not None:
+        raise ValueError(
+            f"train.min_workers is {config.train.min_workers}, but trials of a search have a fixed number of workers."
+            " Leave it out."
+        )
     if gpus is None:
         return
     if gpus and config.train.device == "cpu":

@@ -60,7 +60,23 @@ def summarise(pairs: Mapping[int, Pair]) -> dict[str, Any] | None:
             "images_per_second": fmean([result["images_per_second"] for result in results]),
         }
     summary["difference"] = _difference(list(whole.values()))
+    gains = [one - other for one, other in zip(*(summary[method]["miou"] for method in METHODS), strict=True)]
+    summary["over_seeds"] = mean_interval(gains)
     return summary
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> dict[str, float] | None:
+    """Return a mean with its interval by Student's t; None of fewer than two values.
+
+    Of paired gains it says what other seeds may give, if they scatter as these do.
+    """
+    from scipy.stats import t  # half a second
+
+    if len(values) < 2:
+        return None
+    middle = fmean(values)
+    half = float(t.ppf((1 + level) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return {"mean": middle, "low": middle - half, "high": middle + half}
 
 
 def _difference(pairs: list[Pair]) -> dict[str, float] | None:
@@ -96,6 +112,8 @@ def format_summary(summary: Mapping[str, Any], notes: Sequence[str]) -> str:
         base, treated = (mean_and_std(found[method]["miou"]) for method in ("baseline", "contrast"))
         images = found["contrast"]["images"]
         lines.append(f"{dataset:<{width}}{base:>13}{treated:>13}{_interval(found['difference']):>21}{images:>8}")
+        if found["over_seeds"] is not None:
+            lines.append(f"{'  over seeds':<{width}}{'':>26}{_interval(found['over_seeds']):>21}")
     return "\n".join([*lines, *notes])
 
 

@@ -8,33 +8,30 @@ import itertools
 import json
 import shlex
 import textwrap
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import ray
-import ray.exceptions
 
-from pipeline import picture
 from pipeline.ablation import TABLES, Row, format_table, slug
 from pipeline.cache import Cache, keep_decoded
 from pipeline.checkpoint import newest_checkpoint
 from pipeline.chosen import Chosen, find_chosen
 from pipeline.command import TrainingError
 from pipeline.disk import check_disk, checkpoint_bytes
-from pipeline.evaluate import evaluate, save_evaluation
-from pipeline.journey import NUM_EXAMPLES, Source, find_data, prepare_data, write_result
-from pipeline.many import CHECKPOINT, Room, Run, room_for, train_all
-from pipeline.options import store
-from pipeline.progress import Bar, whole_lines
+from pipeline.journey import Source, find_data, prepare_data
+from pipeline.many import Run, room_for, train_all
+from pipeline.options import RESULT, store
+from pipeline.progress import Bar
 from pipeline.report import try_report
 from pipeline.reproduce_options import Ablation, ReproduceOptions
 from pipeline.reproduce_state import FAILED, FINISHED, STATE, WAITING, Cell, Reproduction, open_reproduction, write_json
 from pipeline.reproduce_summary import METHODS, format_summary, read_miou, slower_by, std
 from pipeline.session import ray_session
+from pipeline.shard_file import Skipped
 from pipeline.shards import Shards
 from pipeline.skipping import skipped_line
 from pipeline.sources import dataset_spec
@@ -42,7 +39,6 @@ from pipeline.targets import Target, Targets, find_targets
 from pipeline.train import Job
 from pixcon_core.data import make_miniature
 from pixcon_core.models import fetch_pretrained
-from pixcon_core.models.weights import reason
 
 WIDTH = 80
 CARRIED = (
@@ -192,6 +188,8 @@ class _Work:
         self._left = [one.target.name for one in missing]
         """The data set of each run that has not ended."""
         self._steps = {one.run.name: self._steps_done(one.run.name) for one in missing}
+        self._told: set[str] = set()
+        """Lines about images that could not be read."""
         self._bar = Bar("Training", "step")
 
     def do(self) -> None:
@@ -206,7 +204,7 @@ class _Work:
         try:
             for room, some in itertools.groupby(runs, key=lambda run: rooms[run.name]):
                 together = list(some)
-                train_all(together, self._job, self._found.folder, room, self._on_step, self._ending(room))
+                train_all(together, self._job, self._found.folder, room, self._on_step, self._on_end)
         finally:
             self._bar.close()
 
@@ -234,41 +232,27 @@ class _Work:
         newest = newest_checkpoint(self._found.folder / name)
         return 0 if newest is None else int(newest.name.rpartition("-")[2])
 
-    def _ending(self, room: Room) -> Callable[[Run, str], None]:
-        def on_end(run: Run, why: str) -> None:
-            planned = self._planned[run.name]
-            self._left.remove(planned.target.name)
-            if planned.target.name not in self._left:
-                self._caches.pop(planned.target.name)  # and with it the images
-            if not why:
-                try:
-                    self._evaluate(run, self._shards[planned.target.name], room)
-                except (ValueError, ray.exceptions.RayError) as error:
-                    why = reason(error)
-            self._steps[run.name] = run.config.train.steps
-            miou = read_miou(self._found.folder / run.name)
-            self._bar.print(f"{run.name}: " + (f"failed: {why}" if why else f"mIoU {100 * (miou or 0):.1f} %"))
-            if planned.cell:
-                self._found.mark(planned.cell, FAILED if why else FINISHED, why)
-                self._found.summarise(planned.target.name)
-            self._found.write()
+    def _on_end(self, run: Run, why: str) -> None:
+        planned, folder = self._planned[run.name], self._found.folder / run.name
+        self._left.remove(planned.target.name)
+        if planned.target.name not in self._left:
+            self._caches.pop(planned.target.name)  # and with it the images
+        self._steps[run.name] = run.config.train.steps
+        if not why:
+            self._print_skipped(folder)
+        result = f"failed: {why}" if why else f"mIoU {100 * (read_miou(folder) or 0):.1f} %"
+        self._bar.print(f"{run.name}: {result}")
+        if planned.cell:
+            self._found.mark(planned.cell, FAILED if why else FINISHED, why)
+            self._found.summarise(planned.target.name)
+        self._found.write()
 
-        return on_end
-
-    def _evaluate(self, run: Run, shards: Shards, room: Room) -> None:
-        folder, began = self._found.folder / run.name, time.monotonic()
-        # One worker: other runs have the other GPUs.
-        evaluation = evaluate(
-            folder / CHECKPOINT, shards, num_examples=NUM_EXAMPLES, use_gpu=room.use_gpu, num_workers=1
-        )
-        for one in evaluation.skipped:
-            print(skipped_line(one))
-        save_evaluation(evaluation, folder)
-        picture.draw(evaluation.examples, shards.classes, shards.palette, folder / "predictions.png")
-        last = json.loads(whole_lines(folder / "metrics.jsonl")[-1])
-        images = run.config.train.steps * run.config.train.batch_size
-        training = images / max(last["images_per_second"], 1e-9)
-        write_result(folder, run.config, shards, evaluation, training + time.monotonic() - began)
+    def _print_skipped(self, folder: Path) -> None:
+        """Name the images that could not be read, once of all runs."""
+        for one in json.loads((folder / RESULT).read_text())["skipped"]:
+            if (line := skipped_line(Skipped(**one))) not in self._told:
+                self._told.add(line)
+                self._bar.print(line)
 
 
 def _end(options: ReproduceOptions, found: Reproduction, targets: Targets, plan: list[Planned]) -> Path:
@@ -295,7 +279,8 @@ def _end(options: ReproduceOptions, found: Reproduction, targets: Targets, plan:
 def _notes(seeds: list[int], targets: Targets, summary: dict[str, Any]) -> list[str]:
     notes = [
         f"mean ± standard deviation over {counted(len(seeds), 'seed')}; void left out",
-        "interval: paired bootstrap over images; it says nothing of other seeds",
+        "interval: paired bootstrap over images, which says nothing of other seeds",
+        *(["over seeds: of the mean of the paired differences, by Student's t"] if len(seeds) > 1 else []),
     ]
     for name, found in summary.items():
         if found is None or found["seeds"] != seeds:

@@ -180,6 +180,8 @@ def train(
             _check_finite(figures, done)
             if worker.rank == 0:
                 record = {"step": done, **figures, "lr": state.optimizer.param_groups[0]["lr"], **clock.figures()}
+                if config.min_workers is not None:
+                    record["workers"] = worker.world_size
                 put(record)
                 state.records.append(record)
         if is_kept:

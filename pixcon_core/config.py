@@ -261,6 +261,10 @@ class TrainConfig:
     num_workers: int = 1
     """Processes that train side by side, each on one GPU or on CPU."""
 
+    min_workers: int | None = None
+    """Where machines come and go, training goes on with fewer processes, down to so many, and takes in more as there is
+    room for them, up to num_workers. None waits until there is room for all."""
+
     device: Device = "auto"
     """auto: a GPU for each worker where the cluster has any."""
 
@@ -288,12 +292,28 @@ class TrainConfig:
         _require(self.checkpoint_every >= 1, "train.checkpoint_every", ">= 1", self.checkpoint_every)
         _require(self.num_workers >= 1, "train.num_workers", ">= 1", self.num_workers)
         _require(self.accumulate >= 1, "train.accumulate", ">= 1", self.accumulate)
-        parts = f" times train.accumulate ({self.accumulate})" if self.accumulate > 1 else ""
+        self._check_shares()
+
+    def _check_shares(self) -> None:
+        """Check how a batch is shared."""
+        least, most = self.min_workers, self.num_workers
+        if least is None:
+            parts = f" times train.accumulate ({self.accumulate})" if self.accumulate > 1 else ""
+            _require(
+                self.batch_size % (most * self.accumulate) == 0,
+                "train.batch_size",
+                f"a multiple of train.num_workers ({most}){parts}",
+                self.batch_size,
+            )
+            return
+        _require(1 <= least <= most, "train.min_workers", f"in 1..train.num_workers ({most}), or None", least)
+        _require(self.batch_size >= most, "train.batch_size", f">= train.num_workers ({most})", self.batch_size)
         _require(
-            self.batch_size % (self.num_workers * self.accumulate) == 0,
-            "train.batch_size",
-            f"a multiple of train.num_workers ({self.num_workers}){parts}",
-            self.batch_size,
+            self.accumulate == 1,
+            "train.accumulate",
+            "1 with train.min_workers",
+            self.accumulate,
+            "Workers' parts of a batch are not all of one size then.",
         )
 
 

@@ -81,6 +81,21 @@ def test_a_value_out_of_range_is_refused_where_it_is_made(section, field, value)
 def test_fields_that_disagree_are_refused():
     with pytest.raises(ValueError, match=r"train\.batch_size must be a multiple of train\.num_workers \(3\)"):
         TrainConfig(batch_size=8, num_workers=3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"min_workers": 4}, r"train\.min_workers must be in 1\.\.train\.num_workers \(3\), or None, but got 4"),
+        ({"min_workers": 0}, r"train\.min_workers must be in 1\.\.train\.num_workers \(3\), or None, but got 0"),
+        ({"min_workers": 1, "batch_size": 2}, r"train\.batch_size must be >= train\.num_workers \(3\), but got 2"),
+        ({"min_workers": 1, "accumulate": 2}, r"train\.accumulate must be 1 with train\.min_workers, but got 2"),
+    ],
+)
+def test_an_elastic_number_of_workers_has_to_fit(settings, message):
+    assert TrainConfig(num_workers=3, min_workers=1, batch_size=8).batch_size % 3
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**{"num_workers": 3, "batch_size": 8, **settings})
     with pytest.raises(ValueError, match=r"ingest\.crop must be multiples of model\.output_stride \(16\)"):
         RunConfig(ingest=IngestConfig(crop=(100, 128)))
 

@@ -44,7 +44,10 @@ class Anchors(NamedTuple):
 
 
 def shuffle_by_class(
-    labels: Int64[Tensor, "batch h w"], num_classes: int, seed: Int64[Tensor, ""], first_image: int = 0
+    labels: Int64[Tensor, "batch h w"],
+    num_classes: int,
+    seed: Int64[Tensor, ""],
+    first_image: Int64[Tensor, ""] | int = 0,
 ) -> ClassOrder:
     """Sort a batch's pixels by image and class, at random within.
 

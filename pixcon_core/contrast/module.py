@@ -26,6 +26,7 @@ from pixcon_core.contrast.memory import ClassMemory
 from pixcon_core.contrast.output import ContrastOutput, nothing_of, stats_of
 from pixcon_core.contrast.workers import (
     World,
+    count_before,
     current_world,
     gather_integers,
     gather_new_keys,
@@ -49,10 +50,10 @@ class PixelContrast(nn.Module):
     stores this batch's keys. In eval mode the loss is computed, warm-up or not, and nothing is changed or
     communicated.
 
-    Under `torch.distributed` all ranks have to call it in every step. Anchors of all ranks are keys of each,
-    and all ranks store the same keys. The loss is scaled so that the mean of gradients over ranks, which is
-    what DDP takes, is the gradient of the mean over all anchors. Give the module, or the one that holds it,
-    to `keep_out_of_ddp` before wrapping it in DDP.
+    Under `torch.distributed` all ranks have to call it in every step; one may have more images than another.
+    Anchors of all ranks are keys of each, and all ranks store the same keys. The loss is scaled so that the mean
+    of gradients over ranks, which is what DDP takes, is the gradient of the mean over all anchors. Give the
+    module, or the one that holds it, to `keep_out_of_ddp` before wrapping it in DDP.
 
     Gradients flow to an anchor both as an anchor and as a key of other anchors; stored keys are constants.
 
@@ -175,7 +176,7 @@ class PixelContrast(nn.Module):
             seed = torch.randint(2**32, (), generator=generator, device=generator.device).to(seed.device)
         with torch.autocast(embeddings.device.type, enabled=False):
             ids = self._labels_at(labels, (embeddings.shape[2], embeddings.shape[3]))
-            order = shuffle_by_class(ids, self.num_classes, seed, world.rank * len(ids))
+            order = shuffle_by_class(ids, self.num_classes, seed, count_before(len(ids), ids.device, world))
             if is_idle:
                 output = nothing_of(embeddings, self.log_temperature)
             else:

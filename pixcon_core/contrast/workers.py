@@ -63,6 +63,14 @@ def gather_integers(values: Int64[Tensor, "n columns"], world: World) -> Int64[T
     return values if world.size == 1 else torch.cat(_gather(values, world))
 
 
+def count_before(count: int, device: torch.device, world: World) -> Int64[Tensor, ""] | int:
+    """Return the sum of what the ranks before this one have of something, which may be different numbers."""
+    if world.size == 1:
+        return 0
+    counts = torch.cat(_gather(torch.full((1,), count, device=device), world))
+    return counts[: world.rank].sum()
+
+
 def sum_over_ranks(value: Tensor, world: World) -> Tensor:
     """Return the sum of a detached value over all ranks."""
     if world.size == 1:

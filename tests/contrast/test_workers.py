@@ -51,9 +51,9 @@ def run(parts, settings):
     return losses, grads, module.state_dict()
 
 
-def in_worker(rank, settings):
-    results = [run(slice(2 * rank, 2 * rank + 2), setting) for setting in settings]
-    return [*results, under_ddp(rank)]
+def in_worker(rank, settings, cut):
+    mine = slice(None, cut) if rank == 0 else slice(cut, None)
+    return [*(run(mine, setting) for setting in settings), train(mine, DistributedDataParallel)]
 
 
 class Segmentor(torch.nn.Module):
@@ -80,10 +80,6 @@ def train(parts, wrap):
     return model.state_dict()
 
 
-def under_ddp(rank):
-    return train(slice(2 * rank, 2 * rank + 2), DistributedDataParallel)
-
-
 SETTINGS = [
     {"key_sampling": "hardest", "num_positives": 4, "num_negatives": 6},
     {"key_sampling": "semi_hard", "num_positives": None, "num_negatives": 1},
@@ -92,10 +88,10 @@ SETTINGS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def results():
+@pytest.fixture(scope="module", params=[2, 3], ids=["halves", "three images and one"])
+def results(request):
     """What each of two workers got, for each of the settings and for DDP."""
-    return in_workers(in_worker, SETTINGS)
+    return in_workers(in_worker, SETTINGS, request.param)
 
 
 @pytest.mark.parametrize("setting", range(len(SETTINGS)))

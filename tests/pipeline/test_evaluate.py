@@ -2,13 +2,14 @@
 
 import dataclasses
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.checkpoint import load_segmentor
-from pipeline.evaluate import evaluate, load_evaluation, save_evaluation
+from pipeline.evaluate import evaluate, evaluate_here, load_evaluation, save_evaluation
 from pipeline.inference import predict
 from pipeline.prepare import prepare
 from pipeline.rows import read_rows, split_rows
@@ -50,8 +51,11 @@ def test_it_is_what_a_plain_loop_over_the_images_gives(fresh_checkpoint, shards,
     assert [one.id for one in found.examples] == [ids[0], ids[-1]]
 
 
-def test_two_workers_give_the_same(fresh_checkpoint, shards, found):
-    twice = evaluate(fresh_checkpoint, shards, split="train", num_examples=2, num_workers=2)
+@pytest.mark.parametrize(
+    "how", [partial(evaluate, num_workers=2), evaluate_here], ids=["two workers", "in this process"]
+)
+def test_another_way_gives_the_same(fresh_checkpoint, shards, found, how):
+    twice = how(fresh_checkpoint, shards, split="train", num_examples=2)
     assert twice.images.ids == found.images.ids
     for name in ("confusion", "boundary"):
         np.testing.assert_array_equal(getattr(twice, name), getattr(found, name))

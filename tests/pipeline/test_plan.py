@@ -48,6 +48,19 @@ def test_workers_share_each_step_equally_and_together_see_what_one_would(world_s
     assert together == alone
 
 
+def test_where_a_batch_does_not_divide_the_numbers_differ_by_one():
+    alone = positions(plan(), 0, 30)
+    together, numbers = {}, []
+    for rank in range(4):
+        mine = positions(plan(rank=rank, world_size=4), 0, 30)
+        (number,) = set(Counter(p // 6 for p in mine).values())
+        numbers.append(number)
+        assert not together.keys() & mine.keys()
+        together |= mine
+    assert sorted(numbers) == [1, 1, 2, 2]
+    assert together == alone
+
+
 @pytest.mark.parametrize("step", [1, 9, 10, 11, 21, 29])
 def test_going_on_at_a_step_sees_exactly_the_rest(step):
     whole = positions(plan(), 0, 30)

@@ -44,10 +44,9 @@ CONFIG = RunConfig(
 )
 
 
-def work(rank, world_size=2):
-    """Train on this worker's part of each batch; return metrics, weights and contrast memory."""
-    share, records = IMAGES // world_size, []
-    mine = slice(rank * share, (rank + 1) * share)
+def work(rank, cut=IMAGES, world_size=2):
+    """Train on this worker's part of each batch, cut in two; return metrics, weights and contrast memory."""
+    records, mine = [], slice(None, cut) if rank == 0 else slice(cut, None)
 
     def batches(first):
         for step in range(first, STEPS):
@@ -73,9 +72,9 @@ def work(rank, world_size=2):
         return records, load_segmentor(kept).model.state_dict(), load_training(kept)["contrast"]
 
 
-@pytest.fixture(scope="module")
-def both():
-    return in_workers(work)[0], work(0, world_size=1)
+@pytest.fixture(scope="module", params=[2, 3], ids=["halves", "three images and one"])
+def both(request):
+    return in_workers(work, request.param)[0], work(0, world_size=1)
 
 
 @pytest.mark.parametrize("name", ["loss", "cross_entropy", "contrast"])

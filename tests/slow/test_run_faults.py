@@ -1,6 +1,7 @@
 """Runs whose processes, nodes, disk and storage fail at seeded moments end with the bits of one left in peace."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -159,6 +160,37 @@ def test_a_node_that_is_lost_twice(undisturbed, tiny_camvid, tmp_path):
         cluster.shutdown()
         ray.shutdown()
     assert outcome(tmp_path) == undisturbed
+
+
+def test_the_number_of_workers_follows_the_machines(tiny_camvid, tmp_path):
+    steps = 1500
+    elastic = f"--train.num_workers 2 --train.min_workers 1 --train.steps {steps}".split()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]  # room for a worker each, and to make images
+        environment = {"RAY_ADDRESS": cluster.address}
+        command = Command("--data_root", tiny_camvid, "--out", tmp_path, *elastic, env=environment)
+        reached = wait_for_step(command, tmp_path, 40)
+        cluster.remove_node(nodes[1], allow_graceful=False)
+        began = time.monotonic()
+        wait_for_step(command, tmp_path, reached + 10)
+        print(f"node lost at step {reached}: with one worker after {time.monotonic() - began:.1f} s")
+        cluster.add_node(num_cpus=2)
+        code, printed = command.end()
+        assert code == 0, printed
+    finally:
+        cluster.shutdown()
+        ray.shutdown()
+    (metrics,) = tmp_path.glob("*/metrics.jsonl")
+    records = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [one["step"] for one in records] == [*range(1, steps + 1)]
+    changes = [(one["step"], one["workers"]) for one in records]
+    changes = changes[:1] + [new for old, new in itertools.pairwise(changes) if old[1] != new[1]]
+    print("workers, from step on:", changes)
+    assert [workers for _, workers in changes] == [2, 1, 2]
+    assert changes[1][0] <= reached + 1
+    losses = [one["loss"] for one in records]
+    assert max(losses[-50:]) < min(losses[:10])
 
 
 def trains(node):
