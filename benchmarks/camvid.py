@@ -16,16 +16,19 @@ from statistics import fmean
 
 from pipeline.options import load, parse, store
 from pipeline.reproduce import main as reproduce
-from pipeline.reproduce_state import STATE
-from pipeline.reproduce_summary import METHODS, mean_interval, read_result
+from pipeline.reproducing.state import STATE
+from pipeline.reproducing.summary import METHODS, mean_interval, read_result
 
 ABLATIONS = ("memory", "sampling", "temperature")
 
 
 def settings_folder(data: Path, changes: list[str], out: Path) -> Path:
     """Leave a configuration as a run does, for `--trial`."""
-    flags = [part for change in changes for part in (f"--{change.partition('=')[0]}", *change.partition("=")[2].split())]
-    config = parse(["--preset", "camvid-lite", "--dataset", "camvid", "--data_root", str(data.resolve()), *flags]).config
+    flags = ["--preset", "camvid-lite", "--dataset", "camvid", "--data_root", str(data.resolve())]
+    for change in changes:
+        name, _, value = change.partition("=")
+        flags += [f"--{name}", *value.split()]
+    config = parse(flags).config
     folder = out / "settings"
     if (folder / "config.json").exists() and load(folder).config != config:
         raise SystemExit(f"{folder} has other settings; take another --out, or remove it.")

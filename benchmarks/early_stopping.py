@@ -5,7 +5,7 @@
 
 Nothing is trained. Five settings have a hidden best place; trials come near to their final score as learning curves do,
 some faster than others, so that curves cross now and then, and scores have noise. Searcher, sampler and early stopping
-are those of `pipeline.study`, one trial at a time, with the start first and the baseline second. Told are
+are those of `pipeline.tuning.study`, one trial at a time, with the start first and the baseline second. Told are
 
 pruned     stopped trials as pruned, which TPE puts behind all complete ones, those that came further first
 complete   stopped trials as complete, with their last score
@@ -31,8 +31,8 @@ With the defaults, 30 seeds (ray 2.60, optuna 5.0):
 
 TPE looks at which trials are the best tenth, and at nothing else of their scores; the last score of a stopped trial was
 never among these, so pruned and complete are the same to it. First-rung scores are worse news than final ones. So
-`pipeline.study` tells pruned: the same choices, and the study says which trials were stopped. Up to ten trials, all
-ways are the same but random.
+`pipeline.tuning.study` tells pruned: the same choices, and the study says which trials were stopped. Up to ten trials,
+all ways are the same but random.
 """
 
 import argparse
@@ -44,7 +44,7 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from pipeline.study import BASELINE, START, Sampling, StudyScheduler
+from pipeline.tuning.study import BASELINE, START, Sampling, StudyScheduler
 
 STEPS, RUNG = 12, 3
 """A trial's steps; scored at each rung, four times as in a search."""

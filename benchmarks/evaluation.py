@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from ingest import KINDS, write_images
 
-from pipeline.checkpoint import Meta, load_segmentor, save_checkpoint
+from pipeline.data.rows import Stored, read_rows, split_rows
+from pipeline.data.shards import Shards
 from pipeline.evaluate import evaluate
-from pipeline.inference import predict
+from pipeline.predicting.inference import predict
 from pipeline.prepare import prepare
-from pipeline.rows import Stored, read_rows, split_rows
 from pipeline.session import ray_session
-from pipeline.shards import Shards
 from pipeline.train import set_up
+from pipeline.training.checkpoint import Meta, load_segmentor, save_checkpoint
 from pixcon_core.boundary import boundary_counts
 from pixcon_core.config import EvaluateConfig, ModelConfig, RunConfig
 from pixcon_core.data import DATASETS

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.cache import keep_decoded
+from pipeline.data.cache import keep_decoded
+from pipeline.data.shards import Shards
 from pipeline.ingest import stream
 from pipeline.prepare import prepare
 from pipeline.session import ray_session
-from pipeline.shards import Shards
 from pipeline.train import Job, Worker
 from pixcon_core.config import IngestConfig, RunConfig, TrainConfig
 from pixcon_core.data import DATASETS, Pair, decode_image, decode_label, encode_label, make_miniature

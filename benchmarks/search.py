@@ -20,13 +20,13 @@ from typing import NamedTuple
 
 from pipeline.journey import find_data, prepare_data
 from pipeline.options import Request, parse
-from pipeline.placing import find_places
 from pipeline.search import make_task, search, trial_config
-from pipeline.search_options import SearchOptions
 from pipeline.session import ray_session
-from pipeline.study import BASELINE, open_study, records
 from pipeline.train import Worker, set_up
-from pipeline.trial import train_seeds
+from pipeline.tuning.options import SearchOptions
+from pipeline.tuning.placing import find_places
+from pipeline.tuning.study import BASELINE, open_study, records
+from pipeline.tuning.trial import train_seeds
 
 DATA = "mini-camvid"
 SMALL = "--ingest.crop 96 96 --model.head_channels 32 --model.projection_dim 64 --contrast.memory_size 100"

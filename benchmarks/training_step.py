@@ -18,8 +18,8 @@ import time
 import torch
 import torch.nn.functional as F
 
-from pipeline.model import TrainedModel
-from pipeline.optimization import autocast, build_optimizer
+from pipeline.training.model import TrainedModel
+from pipeline.training.optimization import autocast, build_optimizer
 from pixcon_core.config import ContrastConfig, IngestConfig, ModelConfig, RunConfig, TrainConfig
 from pixcon_core.contrast import PixelContrast
 from pixcon_core.presets import PRESETS

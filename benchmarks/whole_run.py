@@ -22,10 +22,10 @@ from typing import NamedTuple
 import torch
 from ingest import Files
 
-from pipeline.model import TrainedModel
-from pipeline.optimization import autocast, build_optimizer
-from pipeline.sources import dataset_spec, find_all_pairs, find_root
+from pipeline.data.sources import dataset_spec, find_all_pairs, find_root
 from pipeline.train import set_up
+from pipeline.training.model import TrainedModel
+from pipeline.training.optimization import autocast, build_optimizer
 from pixcon_core.config import RunConfig
 from pixcon_core.presets import PRESETS
 

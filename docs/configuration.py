@@ -13,7 +13,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal
 
-from pipeline.search_options import SearchOptions
+from pipeline.tuning.options import SearchOptions
 from pixcon_core.config import RunConfig
 from pixcon_core.override import flatten
 from pixcon_core.presets import PRESETS

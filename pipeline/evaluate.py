@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
-from pipeline.rows import read_blocks, split_rows
-from pipeline.shard_file import Skipped
-from pipeline.shards import Shards
+from pipeline.data.rows import read_blocks, split_rows
+from pipeline.data.shard_file import Skipped
+from pipeline.data.shards import Shards
 from pixcon_core.config import EvaluateConfig
 from pixcon_core.metrics import ImageCounts, Scores, iou_of, scores
 
 if TYPE_CHECKING:
-    from pipeline.predictor import Counted
+    from pipeline.predicting.predictor import Counted
 
 IMAGES_PER_BLOCK = 8
 STORED = "evaluation.npz"
@@ -102,7 +102,7 @@ def evaluate(
     """
     import ray.data  # some seconds
 
-    from pipeline.predictor import Scorer, count_workers
+    from pipeline.predicting.predictor import Scorer, count_workers
 
     task = _plan(checkpoint, shards, split, num_examples)
     workers = count_workers(num_workers, use_gpu=use_gpu)
@@ -144,7 +144,7 @@ def evaluate_here(
     Raises:
         ValueError: As `evaluate` does.
     """
-    from pipeline.predictor import Scorer, Workers
+    from pipeline.predicting.predictor import Scorer, Workers
 
     task = _plan(checkpoint, shards, split, num_examples)
     scorer = Scorer(str(checkpoint), protocol, task.shown, Workers(num_sharing, use_gpu, num_sharing))
@@ -165,7 +165,7 @@ class _Task(NamedTuple):
 
 
 def _plan(checkpoint: Path, shards: Shards, split: str, num_examples: int) -> _Task:
-    from pipeline.checkpoint import load_meta
+    from pipeline.training.checkpoint import load_meta
 
     classes = load_meta(checkpoint).classes
     if classes != shards.classes:

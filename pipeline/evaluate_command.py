@@ -25,8 +25,8 @@ from pipeline.options import RESULT
 from pixcon_core.config import Device, EvaluateConfig, RunConfig
 
 if TYPE_CHECKING:
+    from pipeline.data.shards import Shards
     from pipeline.evaluate import Evaluation
-    from pipeline.shards import Shards
 
 PROGRAM = "python -m pipeline.evaluate"
 LEVEL = 0.95
@@ -84,7 +84,7 @@ def protocol_of(checkpoint: Path) -> EvaluateConfig:
     Raises:
         ValueError: If it is not a checkpoint.
     """
-    from pipeline.checkpoint import load_meta  # some seconds: torch
+    from pipeline.training.checkpoint import load_meta  # some seconds: torch
 
     return load_meta(checkpoint).config.evaluate
 
@@ -111,12 +111,12 @@ def run(options: Options) -> Path:
         ValueError: If checkpoints and data do not go together, or results would be written over.
         OSError: If results cannot be written.
     """
-    from pipeline.checkpoint import load_meta  # some seconds: torch, Ray
     from pipeline.evaluate import STORED, evaluate, save_evaluation
     from pipeline.journey import new_folder
-    from pipeline.predictor import has_gpu
+    from pipeline.predicting.predictor import has_gpu
     from pipeline.progress import Bar
     from pipeline.session import ray_session
+    from pipeline.training.checkpoint import load_meta  # some seconds: torch, Ray
 
     if options.out is not None and not options.overwrite:
         there = [name for name in (RESULT, STORED) if (options.out / name).exists()]
@@ -172,10 +172,10 @@ def _check_baseline(options: Options, classes: tuple[str, ...], others: tuple[st
 
 def _find_shards(options: Options, trained: RunConfig) -> "Shards":
     """Return the shards of the data set, which are written below `--runs` where there are none yet."""
-    from pipeline.checks import find_prepared
+    from pipeline.data.checks import find_prepared
+    from pipeline.data.shards import INDEX, Shards
+    from pipeline.data.sources import NEEDED_SPLITS, dataset_spec, find_all_pairs, find_root, fingerprint
     from pipeline.prepare import prepare_with_bar
-    from pipeline.shards import INDEX, Shards
-    from pipeline.sources import NEEDED_SPLITS, dataset_spec, find_all_pairs, find_root, fingerprint
 
     dataset = options.dataset or trained.dataset
     data_root = options.data_root or (trained.data_root if dataset == trained.dataset else None)

@@ -27,9 +27,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from pipeline.checkpoint import Loaded, Meta, load_segmentor
 from pipeline.command import exit_codes, parse_flags
-from pipeline.inference import PAD_TO
+from pipeline.predicting.inference import PAD_TO
+from pipeline.training.checkpoint import Loaded, Meta, load_segmentor
 
 Format = Literal["torch", "onnx"]
 SUFFIX: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx"}
@@ -78,7 +78,7 @@ class ImageSegmentor(nn.Module):
         self.register_buffer("std", torch.tensor(loaded.meta.std).view(3, 1, 1))
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch class height width"]:
-        """Return the logits of every pixel, as `pipeline.inference` makes them."""
+        """Return the logits of every pixel, as `pipeline.predicting.inference` makes them."""
         height, width = images.shape[2:]
         below, right = -height % PAD_TO, -width % PAD_TO
         pixels = (images - self.mean) / self.std

@@ -23,9 +23,9 @@ import numpy as np
 import ray.data
 from jaxtyping import UInt8
 
-from pipeline.cache import Cache, fetch
-from pipeline.rows import Row, Stored, Unreadable, read_rows
-from pipeline.shards import RowGroup
+from pipeline.data.cache import Cache, fetch
+from pipeline.data.rows import Row, Stored, Unreadable, read_rows
+from pipeline.data.shards import RowGroup
 from pixcon_core.config import IngestConfig
 from pixcon_core.data import IGNORE_INDEX
 from pixcon_core.data.transforms import augment

@@ -11,20 +11,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline import picture
-from pipeline.cache import keep_decoded
-from pipeline.checks import check_counts, check_settings, find_prepared
+from pipeline.data.cache import keep_decoded
+from pipeline.data.checks import check_counts, check_settings, find_prepared
+from pipeline.data.shards import Shards
+from pipeline.data.skipping import load_skipped, skipped_line, store_skipped
+from pipeline.data.sources import dataset_spec, find_all_pairs, find_root, fingerprint
 from pipeline.evaluate import Evaluation, evaluate, save_evaluation
-from pipeline.fit import fit, wants_gpu
 from pipeline.options import RESULT, Request, store
+from pipeline.predicting import picture
 from pipeline.prepare import prepare_with_bar
 from pipeline.progress import SKIPPED, Bar, MetricsLog, Record, duration, follow, open_mailbox
 from pipeline.result import print_scores, score_fields
 from pipeline.session import ray_session
-from pipeline.shards import Shards
-from pipeline.skipping import load_skipped, skipped_line, store_skipped
-from pipeline.sources import dataset_spec, find_all_pairs, find_root, fingerprint
 from pipeline.train import Job
+from pipeline.training.fit import fit, wants_gpu
 from pixcon_core.config import RunConfig
 from pixcon_core.data import DatasetSpec, Pair
 from pixcon_core.models import fetch_pretrained, pretrained_source
@@ -144,7 +144,7 @@ def train_logged(job: Job, folder: Path, on_record: Callable[[Record], None]) ->
         The final checkpoint.
 
     Raises:
-        ValueError, TrainingError: As `pipeline.fit` does.
+        ValueError, TrainingError: As `pipeline.training.fit` does.
     """
     log = MetricsLog(folder)
 

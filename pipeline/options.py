@@ -15,7 +15,7 @@ from typing import Annotated, NamedTuple
 import tyro
 
 from pipeline.command import parse_flags
-from pipeline.search_options import SearchOptions, masked
+from pipeline.tuning.options import SearchOptions, masked
 from pixcon_core.config import RunConfig
 from pixcon_core.override import flatten, override
 from pixcon_core.presets import PRESETS, default_preset

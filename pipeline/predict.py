@@ -20,11 +20,11 @@ import tyro
 
 from pipeline.command import exit_codes, fail, parse_flags
 from pipeline.evaluate_command import given_checkpoint, protocol_of
-from pipeline.input_files import Input, check_inside, find_inputs
+from pipeline.predicting.input_files import Input, check_inside, find_inputs
 from pixcon_core.config import Device, EvaluateConfig
 
 if TYPE_CHECKING:
-    from pipeline.prediction import Output, Predicted
+    from pipeline.predicting.prediction import Output, Predicted
 
 PROGRAM = "python -m pipeline.predict"
 SUMMARY = "predictions.json"
@@ -92,8 +92,8 @@ def run(options: Options) -> tuple[Path, int]:
         OSError: If something cannot be written.
     """
     inputs = find_inputs(options.input, options.out)
-    from pipeline.prediction import new_output, predict_files  # some seconds: torch, Ray
-    from pipeline.predictor import count_workers, has_gpu
+    from pipeline.predicting.prediction import new_output, predict_files  # some seconds: torch, Ray
+    from pipeline.predicting.predictor import count_workers, has_gpu
     from pipeline.progress import Bar
     from pipeline.session import ray_session
 
@@ -130,7 +130,7 @@ def _check_out(inputs: Sequence[Input], output: "Output", overwrite: bool) -> No
 def _write_summary(
     options: Options, inputs: Sequence[Input], output: "Output", found: "Sequence[Predicted]", seconds: float
 ) -> Path:
-    from pipeline.checkpoint import load_meta
+    from pipeline.training.checkpoint import load_meta
 
     meta = load_meta(options.checkpoint)
     named = list(zip(inputs, found, strict=True))

@@ -20,12 +20,12 @@ import numpy as np
 import ray.data
 
 from pipeline.command import exit_codes, parse_flags
+from pipeline.data.shard_file import Chunk, ShardInfo, Skipped, read_info, write_shard
+from pipeline.data.shards import INDEX, RowGroup, Shards, Split, write_index
+from pipeline.data.sources import NEEDED_SPLITS, dataset_spec, find_all_pairs, find_root, fingerprint
+from pipeline.data.storage import Folder, locate
 from pipeline.progress import Bar
 from pipeline.session import ray_session
-from pipeline.shard_file import Chunk, ShardInfo, Skipped, read_info, write_shard
-from pipeline.shards import INDEX, RowGroup, Shards, Split, write_index
-from pipeline.sources import NEEDED_SPLITS, dataset_spec, find_all_pairs, find_root, fingerprint
-from pipeline.storage import Folder, locate
 from pixcon_core.config import IngestConfig
 from pixcon_core.data import DatasetSpec, Pair
 

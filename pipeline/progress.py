@@ -19,7 +19,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
-from pipeline.shard_file import Skipped
+from pipeline.data.shard_file import Skipped
 
 Record = dict[str, Any]
 POLL_SECONDS = 0.5

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from pipeline.command import exit_codes
-from pipeline.reproduce_options import parse_reproduce
+from pipeline.reproducing.options import parse_reproduce
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stopped=f". The same command goes on where it was, in {options.out}.",
         again="The same command tries those again that failed.",
     ):
-        from pipeline.reproduction import reproduce  # some seconds: torch, Ray, timm
+        from pipeline.reproducing.reproduction import reproduce  # some seconds: torch, Ray, timm
 
         result = reproduce(options, given)
     if result is not None:

@@ -34,7 +34,7 @@ def _result(request: Request) -> object:
     """Do what is asked for; return what the last line says."""
     # Some seconds each: torch, Ray, timm, Optuna.
     if request.dry_run:
-        from pipeline.estimate import estimate, format_estimate
+        from pipeline.estimating.estimate import estimate, format_estimate
 
         return format_estimate(estimate(request))
     if request.search is not None:

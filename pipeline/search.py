@@ -1,7 +1,7 @@
 """Station 4: many short runs with other settings, by Ray Tune and Optuna, to find better ones.
 
-The study on disk is the state of a search (see `pipeline.study`), trials keep their checkpoints themselves (see
-`pipeline.trial`); Ray Tune places and runs the trials. So a resume is a first call that finds trials there already.
+The study on disk is the state of a search (see `pipeline.tuning.study`), trials keep their checkpoints themselves (see
+`pipeline.tuning.trial`); Ray Tune places and runs them. So a resume is a first call that finds trials there already.
 """
 
 import contextlib
@@ -17,24 +17,24 @@ from ray import tune
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler
 
-from pipeline.cache import decoded_size, keep_decoded
 from pipeline.command import TrainingError
-from pipeline.hunt import Hunt
+from pipeline.data.cache import decoded_size, keep_decoded
+from pipeline.data.shards import Shards
+from pipeline.data.skipping import load_skipped
 from pipeline.journey import find_data, new_folder, prepare_data
 from pipeline.options import Request, store
-from pipeline.placing import Places, check_places, find_places
 from pipeline.progress import follow, open_mailbox
 from pipeline.report import try_report
-from pipeline.search_options import SearchOptions
-from pipeline.search_report import BEST
 from pipeline.session import ray_session
-from pipeline.shards import Shards
-from pipeline.skipping import load_skipped
-from pipeline.space import load_space, starting_values
-from pipeline.study import Sampling, StudyScheduler, StudySearch, enqueue_first, open_study, records
-from pipeline.study_storage import check_storage
 from pipeline.train import Job
-from pipeline.trial import Task, run_trial, val_rows
+from pipeline.tuning.hunt import Hunt
+from pipeline.tuning.options import SearchOptions
+from pipeline.tuning.placing import Places, check_places, find_places
+from pipeline.tuning.search_report import BEST
+from pipeline.tuning.space import load_space, starting_values
+from pipeline.tuning.study import Sampling, StudyScheduler, StudySearch, enqueue_first, open_study, records
+from pipeline.tuning.study_storage import check_storage
+from pipeline.tuning.trial import Task, run_trial, val_rows
 from pixcon_core.config import RunConfig
 from pixcon_core.models import fetch_pretrained
 

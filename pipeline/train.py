@@ -1,4 +1,4 @@
-"""Station 3: the training loop. `pipeline.fit` runs it under Ray Train.
+"""Station 3: the training loop. `pipeline.training.fit` runs it under Ray Train.
 
 The loop is one function, `train`. Contrast is on or off by `contrast.weight`; there is no second loop. All
 randomness of a step is a function of the seed, the step and the worker's rank, so there are no random states to store:
@@ -19,13 +19,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipeline.cache import Cache
-from pipeline.checkpoint import CheckpointError, Meta, load_meta, save_checkpoint
+from pipeline.data.cache import Cache
+from pipeline.data.shards import Shards
 from pipeline.ingest import Batch, Plan
-from pipeline.model import Losses, TrainedModel
-from pipeline.optimization import TrainingState, autocast, lr_factor
 from pipeline.progress import Record
-from pipeline.shards import Shards
+from pipeline.training.checkpoint import CheckpointError, Meta, load_meta, save_checkpoint
+from pipeline.training.model import Losses, TrainedModel
+from pipeline.training.optimization import TrainingState, autocast, lr_factor
 from pixcon_core.config import RunConfig, TrainConfig
 from pixcon_core.contrast import keep_out_of_ddp
 from pixcon_core.models import normalization, synchronize_batch_norm

@@ -2,7 +2,7 @@
 
 Every field is a command-line flag (`--contrast.temperature 0.07`), a name in search spaces, in error messages
 and in reports; by these names `pixcon_core.override` changes them. Checks that need the data set or the
-installed packages are in `pipeline.checks`, not here.
+installed packages are in `pipeline.data.checks`, not here.
 """
 
 from dataclasses import dataclass, field

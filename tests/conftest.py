@@ -71,7 +71,7 @@ def tiny_camvid(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def fresh_checkpoint(tmp_path_factory) -> Path:
     """A checkpoint for CamVid that was never trained, but whose predictions differ from pixel to pixel."""
-    from pipeline.checkpoint import Meta, save_checkpoint
+    from pipeline.training.checkpoint import Meta, save_checkpoint
     from pixcon_core.config import ModelConfig, RunConfig
     from pixcon_core.data import DATASETS
     from pixcon_core.models import build_segmentor, normalization

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.checkpoint import load_meta
 from pipeline.ingest import Batch
 from pipeline.prepare import RowGroup, Shards, Split
 from pipeline.train import Job, Worker, train
+from pipeline.training.checkpoint import load_meta
 from pixcon_core.config import RunConfig
 from pixcon_core.data import DATASETS
 from pixcon_core.models import build_segmentor

@@ -10,8 +10,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 import tune_spaces
 from pipeline.options import flags, parse
-from pipeline.search_options import SearchOptions
-from pipeline.space import check_space, load_space, starting_values, suggest
+from pipeline.tuning.options import SearchOptions
+from pipeline.tuning.space import check_space, load_space, starting_values, suggest
 from pixcon_core.config import ContrastConfig, RunConfig
 from pixcon_core.override import flatten, override, unflatten
 from pixcon_core.presets import PRESETS

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.data.shards import Shards
+from pipeline.data.storage import is_url
 from pipeline.options import CONFIG, RESULT
 from pipeline.progress import whole_lines
-from pipeline.shards import Shards
-from pipeline.storage import is_url
 
 REPRODUCE, METRICS = "reproduce.json", "metrics.jsonl"
 BASELINE, CONTRAST = "baseline", "contrast"

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.report.folder import Contents, Run
 from pipeline.report.text import NONE, percent, plain
 from pipeline.report.trials import Search
-from pipeline.study_storage import STUDY_FILE
+from pipeline.tuning.study_storage import STUDY_FILE
 from pixcon_core.config import RunConfig
 from pixcon_core.override import flatten, override
 from pixcon_core.presets import PRESETS

@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from pipeline.data.shards import Shards
 from pipeline.report import Progress
 from pipeline.report.ablations import ablation
 from pipeline.report.curves import curves
@@ -39,7 +40,6 @@ from pipeline.report.separation import (
 from pipeline.report.text import percent, short, signed, spread
 from pipeline.report.trial_charts import by_step, history, slices
 from pipeline.report.trials import FEW_TRIALS, Search, about_search, read_search
-from pipeline.shards import Shards
 
 PICTURE_WIDTH = 1100
 T = TypeVar("T")

@@ -12,15 +12,15 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from pipeline.checkpoint import Loaded, load_segmentor
-from pipeline.inference import predict
-from pipeline.picture import Palette, colour
+from pipeline.data.rows import Row, Stored, read_rows
+from pipeline.data.shards import Shards
+from pipeline.data.storage import locate
+from pipeline.predicting.inference import predict
+from pipeline.predicting.picture import Palette, colour
 from pipeline.report.folder import Run
 from pipeline.report.scores import evaluation
 from pipeline.report.text import percent, signed
-from pipeline.rows import Row, Stored, read_rows
-from pipeline.shards import Shards
-from pipeline.storage import locate
+from pipeline.training.checkpoint import Loaded, load_segmentor
 from pixcon_core.metrics import miou_of
 
 EACH = 3

@@ -17,11 +17,11 @@ from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from pipeline.checkpoint import Loaded
-from pipeline.inference import PAD_TO
+from pipeline.data.rows import Stored, read_rows, split_rows
+from pipeline.data.shards import Shards
+from pipeline.predicting.inference import PAD_TO
 from pipeline.report.pictures import load_network
-from pipeline.rows import Stored, read_rows, split_rows
-from pipeline.shards import Shards
+from pipeline.training.checkpoint import Loaded
 
 MAX_IMAGES, MAX_CLASSES, MAX_PIXELS = 48, 20, 1600
 """Images that pixels are drawn from; classes, the largest first; pixels in all."""

@@ -8,7 +8,7 @@ from pipeline.report.folder import BASELINE
 from pipeline.report.plots import FIRST, INK, MUTED, SECOND, Line, Points, chart
 from pipeline.report.text import short
 from pipeline.report.trials import Search
-from pipeline.study import Record
+from pipeline.tuning.study import Record
 
 STATES = {"complete": (SECOND, "o"), "stopped": (MUTED, "v"), "failed": (INK, "x"), "running": (MUTED, "+")}
 """How a trial ended: colour and mark."""

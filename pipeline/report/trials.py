@@ -14,9 +14,9 @@ from pipeline.options import load
 from pipeline.progress import duration
 from pipeline.report.folder import read_json
 from pipeline.report.text import NONE, percent, short, signed
-from pipeline.search_report import BEST, TRIALS
-from pipeline.study import Record, records
-from pipeline.study_storage import STUDY_FILE, STUDY_NAME, open_storage
+from pipeline.tuning.search_report import BEST, TRIALS
+from pipeline.tuning.study import Record, records
+from pipeline.tuning.study_storage import STUDY_FILE, STUDY_NAME, open_storage
 
 MIN_TRIALS, FEW_TRIALS = 4, 20
 """With fewer trials there is no importance; or it is a hint at most."""

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.checkpoint import CheckpointError, load_segmentor, load_weights
 from pipeline.ingest import Batch
 from pipeline.prepare import RowGroup, Shards, Split
 from pipeline.train import Job, Worker, train
+from pipeline.training.checkpoint import CheckpointError, load_segmentor, load_weights
 from pixcon_core.config import ContrastConfig, ModelConfig, RunConfig, TrainConfig
 from pixcon_core.models import build_segmentor
 

@@ -10,16 +10,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import rows as rows_module
+from pipeline.data import rows as rows_module
+from pipeline.data.rows import Stored, Unreadable, read_blocks, read_rows, split_rows
+from pipeline.data.shard_file import ROWS_PER_GROUP, Skipped
+from pipeline.data.shards import Shards
+from pipeline.data.sources import dataset_spec, find_all_pairs
+from pipeline.data.storage import Folder
 from pipeline.ingest import Plan, stream
 from pipeline.prepare import prepare
 from pipeline.progress import SKIPPED, Mailbox
-from pipeline.rows import Stored, Unreadable, read_blocks, read_rows, split_rows
 from pipeline.run import main
-from pipeline.shard_file import ROWS_PER_GROUP, Skipped
-from pipeline.shards import Shards
-from pipeline.sources import dataset_spec, find_all_pairs
-from pipeline.storage import Folder
 from pixcon_core.config import IngestConfig
 from pixcon_core.data.transforms import augment
 

@@ -12,16 +12,16 @@ import ray
 import torch
 import torch.nn.functional as F
 
-import pipeline.timing
-from pipeline.checkpoint import Meta, save_checkpoint
-from pipeline.estimate import MINIATURE, PUBLISHED, count_images, estimate, format_estimate
-from pipeline.memory import bank_bytes, contrast_bytes
-from pipeline.model import TrainedModel, build_contrast
-from pipeline.optimization import build_optimizer
+import pipeline.estimating.timing
+from pipeline.estimating.estimate import MINIATURE, PUBLISHED, count_images, estimate, format_estimate
+from pipeline.estimating.memory import bank_bytes, contrast_bytes
+from pipeline.estimating.timing import StepTimes
+from pipeline.estimating.trace import LiveBytes, count_operations, on_meta, trace_pass
 from pipeline.options import parse
 from pipeline.run import main
-from pipeline.timing import StepTimes
-from pipeline.trace import LiveBytes, count_operations, on_meta, trace_pass
+from pipeline.training.checkpoint import Meta, save_checkpoint
+from pipeline.training.model import TrainedModel, build_contrast
+from pipeline.training.optimization import build_optimizer
 from pixcon_core.config import ContrastConfig, ModelConfig, RunConfig, TrainConfig
 from pixcon_core.data import DATASETS, make_miniature
 from pixcon_core.presets import PRESETS
@@ -37,7 +37,7 @@ def untimed(monkeypatch):
     def time_step(config, num_classes, device, images, size):
         return StepTimes(images, size, 2.0, 0.25, 0.25)
 
-    monkeypatch.setattr(pipeline.timing, "time_step", time_step)
+    monkeypatch.setattr(pipeline.estimating.timing, "time_step", time_step)
 
 
 @pytest.fixture

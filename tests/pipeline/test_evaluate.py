@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.checkpoint import load_segmentor
+from pipeline.data.rows import read_rows, split_rows
+from pipeline.data.sources import find_all_pairs
 from pipeline.evaluate import evaluate, evaluate_here, load_evaluation, save_evaluation
-from pipeline.inference import predict
+from pipeline.predicting.inference import predict
 from pipeline.prepare import prepare
-from pipeline.rows import read_rows, split_rows
-from pipeline.sources import find_all_pairs
+from pipeline.training.checkpoint import load_segmentor
 from pixcon_core.boundary import boundary_counts
 from pixcon_core.config import EvaluateConfig
 from pixcon_core.data import DATASETS

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.checkpoint import load_segmentor, save_checkpoint
+from pipeline.data.sources import find_all_pairs
 from pipeline.evaluate import load_evaluation
 from pipeline.evaluate_command import main
 from pipeline.prepare import prepare
-from pipeline.sources import find_all_pairs
+from pipeline.training.checkpoint import load_segmentor, save_checkpoint
 from pixcon_core.data import DATASETS
 from pixcon_core.metrics import miou_of, paired_bootstrap
 

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from pipeline.checkpoint import Loaded, load_segmentor
 from pipeline.export import METADATA, ImageSegmentor, export, main, trace
-from pipeline.inference import predict
 from pipeline.ingest import Batch
+from pipeline.predicting.inference import predict
 from pipeline.prepare import RowGroup, Shards, Split
 from pipeline.train import Job, Worker, train
+from pipeline.training.checkpoint import Loaded, load_segmentor
 from pixcon_core.config import ContrastConfig, ModelConfig, RunConfig, TrainConfig
 from pixcon_core.models import build_segmentor
 

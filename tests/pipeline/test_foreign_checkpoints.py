@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline import evaluate_command, predict
-from pipeline.checkpoint import CheckpointError, load_segmentor
+from pipeline.training.checkpoint import CheckpointError, load_segmentor
 
 
 class Code:

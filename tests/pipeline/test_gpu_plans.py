@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from pipeline import predictor
+from pipeline.data.sources import find_all_pairs
 from pipeline.evaluate import evaluate
-from pipeline.input_files import Input
-from pipeline.prediction import Output, predict_files
-from pipeline.predictor import Workers
+from pipeline.predicting import predictor
+from pipeline.predicting.input_files import Input
+from pipeline.predicting.prediction import Output, predict_files
+from pipeline.predicting.predictor import Workers
 from pipeline.prepare import prepare
-from pipeline.sources import find_all_pairs
 from pixcon_core.config import EvaluateConfig
 from pixcon_core.data import DATASETS
 

@@ -2,11 +2,12 @@
 
 import pytest
 
-from pipeline import growth, placing
-from pipeline.fit import wants_gpu
-from pipeline.placing import Places, find_places
-from pipeline.predictor import Workers, count_workers, has_gpu
-from pipeline.search_options import SearchOptions
+from pipeline import growth
+from pipeline.predicting.predictor import Workers, count_workers, has_gpu
+from pipeline.training.fit import wants_gpu
+from pipeline.tuning import placing
+from pipeline.tuning.options import SearchOptions
+from pipeline.tuning.placing import Places, find_places
 from pixcon_core.presets import PRESETS
 
 START = PRESETS["mini-camvid"]

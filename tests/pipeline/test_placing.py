@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline import growth, placing
-from pipeline.placing import Places, check_places, find_places
-from pipeline.search_options import SearchOptions
+from pipeline import growth
+from pipeline.tuning import placing
+from pipeline.tuning.options import SearchOptions
+from pipeline.tuning.placing import Places, check_places, find_places
 from pixcon_core.presets import PRESETS
 
 

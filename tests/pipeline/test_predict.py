@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.checkpoint import Loaded, Meta
-from pipeline.inference import predict
+from pipeline.predicting.inference import predict
+from pipeline.training.checkpoint import Loaded, Meta
 from pixcon_core.config import EvaluateConfig, ModelConfig, RunConfig
 from pixcon_core.models import build_segmentor
 

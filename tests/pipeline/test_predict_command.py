@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import inference
-from pipeline.checkpoint import load_segmentor
-from pipeline.inference import predict, strips
-from pipeline.input_files import LABELS, OVERLAYS, find_inputs
-from pipeline.picture import colour
 from pipeline.predict import main
-from pipeline.prediction import Output, _Predictor, _read
-from pipeline.predictor import Workers
+from pipeline.predicting import inference
+from pipeline.predicting.inference import predict, strips
+from pipeline.predicting.input_files import LABELS, OVERLAYS, find_inputs
+from pipeline.predicting.picture import colour
+from pipeline.predicting.prediction import Output, _Predictor, _read
+from pipeline.predicting.predictor import Workers
+from pipeline.training.checkpoint import load_segmentor
 from pixcon_core.config import EvaluateConfig
 from pixcon_core.data import decode_image
 
@@ -200,7 +200,7 @@ def test_mistakes_in_flags_are_told_in_one_line(fresh_checkpoint, photos, tmp_pa
 
 def test_large_images_do_not_travel_and_come_out_the_same(fresh_checkpoint, photos, tmp_path, monkeypatch):
     inputs = find_inputs([str(photos / "a.jpg"), str(photos / "turned.jpg")], tmp_path)
-    monkeypatch.setattr("pipeline.prediction.MAX_WHOLE_PIXELS", 60 * 90 - 1)
+    monkeypatch.setattr("pipeline.predicting.prediction.MAX_WHOLE_PIXELS", 60 * 90 - 1)
     monkeypatch.setattr(inference, "MAX_WHOLE_PIXELS", 60 * 90 - 1)
     monkeypatch.setattr(inference, "LARGE_WINDOW", (40, 50))
     output = Output(tmp_path / "out", (LABELS, OVERLAYS), load_segmentor(fresh_checkpoint).meta.palette)

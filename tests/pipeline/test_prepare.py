@@ -6,11 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import prepare as prepare_module
+from pipeline.data.rows import read_rows, split_rows
+from pipeline.data.shards import Shards
+from pipeline.data.sources import dataset_spec, find_all_pairs, fingerprint
 from pipeline.ingest import Plan, stream
 from pipeline.prepare import prepare
-from pipeline.rows import read_rows, split_rows
-from pipeline.shards import Shards
-from pipeline.sources import dataset_spec, find_all_pairs, fingerprint
 from pixcon_core.config import IngestConfig
 from pixcon_core.data import load_pair
 

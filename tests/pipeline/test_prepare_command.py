@@ -15,12 +15,12 @@ import ray
 
 from pipeline import prepare as prepare_module
 from pipeline import run as run_module
+from pipeline.data.rows import Stored, read_rows, split_rows
+from pipeline.data.shards import Shards
+from pipeline.data.sources import dataset_spec, find_all_pairs, fingerprint
+from pipeline.data.storage import locate
 from pipeline.ingest import Plan, stream
 from pipeline.prepare import main, prepare
-from pipeline.rows import Stored, read_rows, split_rows
-from pipeline.shards import Shards
-from pipeline.sources import dataset_spec, find_all_pairs, fingerprint
-from pipeline.storage import locate
 from pixcon_core.config import IngestConfig
 from pixcon_core.data import DATASETS
 
@@ -208,7 +208,7 @@ KILLED = """
 import os, signal, sys
 from pipeline import prepare as module
 from pipeline.session import ray_session
-from pipeline.sources import dataset_spec, find_all_pairs
+from pipeline.data.sources import dataset_spec, find_all_pairs
 from pathlib import Path
 
 module.ROWS_PER_SHARD = 4

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.checkpoint import Meta, load_segmentor, save_checkpoint
+from pipeline.data.rows import read_rows, split_rows
+from pipeline.data.shard_file import Chunk, ShardInfo, write_shard
+from pipeline.data.shards import Shards, write_index
+from pipeline.data.sources import dataset_spec, find_all_pairs
+from pipeline.data.storage import locate
 from pipeline.evaluate import Evaluation, save_evaluation
-from pipeline.inference import predict
+from pipeline.predicting.inference import predict
 from pipeline.report import write_report
 from pipeline.report.__main__ import main
 from pipeline.report.folder import Dataset, Run
 from pipeline.report.pictures import best_and_worst
 from pipeline.report.scores import confusion
-from pipeline.rows import read_rows, split_rows
-from pipeline.shard_file import Chunk, ShardInfo, write_shard
-from pipeline.shards import Shards, write_index
-from pipeline.sources import dataset_spec, find_all_pairs
-from pipeline.storage import locate
+from pipeline.training.checkpoint import Meta, load_segmentor, save_checkpoint
 from pixcon_core.config import RunConfig
 from pixcon_core.metrics import ImageCounts, confusion_matrix, counts_of, miou_of, scores
 from pixcon_core.models import build_segmentor

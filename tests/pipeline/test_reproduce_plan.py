@@ -4,18 +4,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.ablation import TABLES, format_table, slug
-from pipeline.checkpoint import Meta, save_checkpoint
-from pipeline.chosen import carried, find_chosen, with_steps
-from pipeline.disk import check_disk, checkpoint_bytes
-from pipeline.model import TrainedModel
-from pipeline.optimization import TrainingState
+from pipeline.data.disk import check_disk, checkpoint_bytes
 from pipeline.options import load, store
 from pipeline.reproduce import main
-from pipeline.reproduce_options import parse_reproduce
-from pipeline.reproduction import _plan
-from pipeline.search_options import SearchOptions
-from pipeline.targets import SHORT_STEPS, find_targets
+from pipeline.reproducing.ablation import TABLES, format_table, slug
+from pipeline.reproducing.chosen import carried, find_chosen, with_steps
+from pipeline.reproducing.options import parse_reproduce
+from pipeline.reproducing.reproduction import _plan
+from pipeline.reproducing.targets import SHORT_STEPS, find_targets
+from pipeline.training.checkpoint import Meta, save_checkpoint
+from pipeline.training.model import TrainedModel
+from pipeline.training.optimization import TrainingState
+from pipeline.tuning.options import SearchOptions
 from pixcon_core.override import flatten, override, unflatten
 from pixcon_core.presets import PRESETS
 

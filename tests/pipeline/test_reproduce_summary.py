@@ -3,7 +3,7 @@
 import pytest
 from scipy.stats import ttest_rel
 
-from pipeline.reproduce_summary import format_summary, mean_interval
+from pipeline.reproducing.summary import format_summary, mean_interval
 
 
 def test_the_interval_of_paired_gains_is_that_of_a_paired_t_test():

@@ -10,9 +10,9 @@ from optuna.trial import TrialState, create_trial
 from pipeline.options import store
 from pipeline.report import try_report, write_report
 from pipeline.report.trials import importances, load_study, read_search
-from pipeline.search_options import SearchOptions
-from pipeline.search_report import write_best, write_trials
-from pipeline.study import BASELINE, CHANGES, FAILED, ROLE, START, open_study, records
+from pipeline.tuning.options import SearchOptions
+from pipeline.tuning.search_report import write_best, write_trials
+from pipeline.tuning.study import BASELINE, CHANGES, FAILED, ROLE, START, open_study, records
 from pixcon_core.presets import PRESETS
 
 TEMPERATURE, KEYS = "contrast.temperature", "contrast.keys"

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.checkpoint import Loaded, Meta
 from pipeline.report.plots import scatter_map, thin
 from pipeline.report.separation import features, labels_at, map_of, separation
+from pipeline.training.checkpoint import Loaded, Meta
 from pixcon_core.config import ModelConfig, RunConfig
 from pixcon_core.models import build_segmentor
 

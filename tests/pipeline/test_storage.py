@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 
-from pipeline.storage import Folder, locate
+from pipeline.data.storage import Folder, locate
 
 
 @pytest.fixture(params=["path", "file", "memory", "s3"])

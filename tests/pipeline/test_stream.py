@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.cache import fetch, keep_decoded
+from pipeline.data.cache import fetch, keep_decoded
+from pipeline.data.rows import Stored, read_rows, split_rows
+from pipeline.data.sources import find_all_pairs
 from pipeline.ingest import stream
 from pipeline.prepare import prepare
-from pipeline.rows import Stored, read_rows, split_rows
-from pipeline.sources import find_all_pairs
 from pipeline.train import Job, Worker
 from pixcon_core.config import IngestConfig, RunConfig, TrainConfig
 from pixcon_core.data import DATASETS

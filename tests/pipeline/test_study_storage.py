@@ -9,8 +9,8 @@ import optuna
 import pytest
 
 from pipeline.options import CONFIG, load, parse, store
-from pipeline.search_options import SearchOptions, masked
-from pipeline.study import Sampling, StudySearch, enqueue_first, open_study, records
+from pipeline.tuning.options import SearchOptions, masked
+from pipeline.tuning.study import Sampling, StudySearch, enqueue_first, open_study, records
 from pixcon_core.presets import PRESETS
 
 SPACE = {"contrast.temperature": optuna.distributions.FloatDistribution(0.03, 1.0, log=True)}

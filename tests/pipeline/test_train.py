@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.checkpoint import load_meta, load_segmentor, load_training
 from pipeline.ingest import Batch
-from pipeline.model import TrainedModel
-from pipeline.optimization import autocast_type, computes_in_bfloat16, lr_factor, parameter_groups
 from pipeline.prepare import RowGroup, Shards, Split
 from pipeline.train import DivergedError, Job, Worker, _gradients, train
+from pipeline.training.checkpoint import load_meta, load_segmentor, load_training
+from pipeline.training.model import TrainedModel
+from pipeline.training.optimization import autocast_type, computes_in_bfloat16, lr_factor, parameter_groups
 from pixcon_core.config import ContrastConfig, ModelConfig, RunConfig, TrainConfig
 
 CLASSES = ("sky", "road", "car")

@@ -10,10 +10,10 @@ import pytest
 import torch
 from gloo import in_workers
 
-from pipeline.checkpoint import load_segmentor, load_training
+from pipeline.data.shards import RowGroup, Shards, Split
 from pipeline.ingest import Batch
-from pipeline.shards import RowGroup, Shards, Split
 from pipeline.train import Job, Worker, train
+from pipeline.training.checkpoint import load_segmentor, load_training
 from pixcon_core.config import ContrastConfig, ModelConfig, RunConfig, TrainConfig
 
 STEPS, IMAGES = 8, 4

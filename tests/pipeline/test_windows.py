@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline import inference
-from pipeline.checkpoint import Loaded, Meta
-from pipeline.inference import default_stride, predict, strips, window_starts
+from pipeline.predicting import inference
+from pipeline.predicting.inference import default_stride, predict, strips, window_starts
+from pipeline.training.checkpoint import Loaded, Meta
 from pixcon_core.config import EvaluateConfig, RunConfig
 from pixcon_core.models.segmentor import SegmentorOutput
 

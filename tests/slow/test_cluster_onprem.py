@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from pipeline.study import open_study, records
+from pipeline.tuning.study import open_study, records
 from pixcon_core.data import make_miniature
 
 from .hosts import Host, hosts, why_not

@@ -15,7 +15,7 @@ import pytest
 from pipeline.evaluate import load_evaluation
 from pipeline.options import load, store
 from pipeline.reproduce import main
-from pipeline.search_options import SearchOptions
+from pipeline.tuning.options import SearchOptions
 from pixcon_core.metrics import miou_of, paired_bootstrap
 from pixcon_core.override import override
 from pixcon_core.presets import PRESETS

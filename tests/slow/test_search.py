@@ -19,19 +19,19 @@ import optuna
 import pytest
 
 import tune_spaces
-from pipeline import trial as trial_module
-from pipeline.checkpoint import load_segmentor
+from pipeline.data.shards import Shards
 from pipeline.evaluate import evaluate
 from pipeline.options import parse
 from pipeline.progress import open_mailbox
 from pipeline.run import main
 from pipeline.search import trial_config
-from pipeline.search_options import SearchOptions
 from pipeline.session import ray_session
-from pipeline.shards import Shards
-from pipeline.study import StudyScheduler, open_study, records
 from pipeline.train import Job
-from pipeline.trial import Task, run_trial, val_rows
+from pipeline.training.checkpoint import load_segmentor
+from pipeline.tuning import trial as trial_module
+from pipeline.tuning.options import SearchOptions
+from pipeline.tuning.study import StudyScheduler, open_study, records
+from pipeline.tuning.trial import Task, run_trial, val_rows
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.data.shards import Shards
 from pipeline.run import main
-from pipeline.shards import Shards
-from pipeline.study import open_study, records
+from pipeline.tuning.study import open_study, records
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ import pytest
 import ray
 
 from pipeline.run import main
-from pipeline.study import open_study, records
+from pipeline.tuning.study import open_study, records
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]
 

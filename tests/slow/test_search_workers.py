@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.study import open_study, records
+from pipeline.tuning.study import open_study, records
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]
 

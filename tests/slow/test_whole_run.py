@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.checkpoint import load_segmentor
-from pipeline.inference import predict
+from pipeline.predicting.inference import predict
 from pipeline.prepare import dataset_spec
 from pipeline.run import main
+from pipeline.training.checkpoint import load_segmentor
 from pixcon_core.data import load_pair
 from pixcon_core.metrics import confusion_matrix, scores
 

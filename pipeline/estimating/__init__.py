@@ -1,0 +1,1 @@
+"""What a run would take: parameters, operations, memory, time."""

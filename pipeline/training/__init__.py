@@ -1,0 +1,1 @@
+"""The parts of training: model, optimiser, worker, Ray Train, checkpoints; and many runs at once."""

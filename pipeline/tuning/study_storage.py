@@ -1,0 +1,114 @@
+"""Where the study of a search lies: `study.db` in the run folder, or any storage of Optuna's by its URL.
+
+A URL may name environment variables. It is kept as it was given, without a password that it spells out.
+"""
+
+import json
+import os
+import re
+import warnings
+from pathlib import Path
+
+import optuna
+import sqlalchemy
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.engine import make_url
+
+from pipeline.tuning.options import masked
+from pixcon_core.models.weights import reason
+
+STUDY, STUDY_FILE, STUDY_NAME = "search", "study.db", "study.json"
+JOURNAL = "journal:///"
+LOCK_SECONDS = 60
+"""Someone may be looking at the study meanwhile, which locks it."""
+CONNECT_SECONDS = 10
+DRIVERS = {
+    "psycopg": "'psycopg[binary]'",
+    "psycopg2": "psycopg2-binary",
+    "mysqldb": "mysqlclient",
+    "pymysql": "pymysql",
+}
+"""Packages by the names that SQLAlchemy has for them; which one postgresql:// stands for hangs on its version."""
+
+
+def check_storage(url: str) -> None:
+    """Refuse a URL whose database cannot be used, by connecting to it.
+
+    Raises:
+        ValueError: If so.
+    """
+    _open(url)
+
+
+def open_storage(url: str | None, folder: Path) -> tuple[BaseStorage, str]:
+    """Return the storage of a run folder's study, and the study's name, which no other search in the storage has.
+
+    Raises:
+        ValueError: If the storage cannot be used.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    if url is None:
+        return _open(f"sqlite:///{folder.resolve() / STUDY_FILE}"), STUDY
+    storage, file = _open(url), folder / STUDY_NAME
+    if not file.exists():
+        temporary = file.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"storage": masked(url), "study": _new_study(storage, folder.name)}) + "\n")
+        temporary.rename(file)
+    name = str(json.loads(file.read_text())["study"])
+    try:
+        storage.get_study_id_from_name(name)
+    except KeyError:
+        raise ValueError(
+            f"--storage: {masked(url)} has no study {name}, which {file} names: give the storage that it was begun in."
+        ) from None
+    return storage, name
+
+
+def _new_study(storage: BaseStorage, wanted: str) -> str:
+    for name in (wanted, *(f"{wanted}-{i}" for i in range(2, 1000))):
+        try:
+            return optuna.create_study(storage=storage, study_name=name, direction="maximize").study_name
+        except optuna.exceptions.DuplicatedStudyError:
+            continue
+    raise ValueError(f"--storage: it has 999 studies of the name {wanted} already.")
+
+
+def _open(url: str) -> BaseStorage:
+    for name in re.findall(r"\$\{?(\w+)", url):
+        if name not in os.environ:
+            raise ValueError(f"--storage: {masked(url)} names ${name}, and the environment has no such variable.")
+    full = os.path.expandvars(url)
+    if full.startswith(JOURNAL):
+        return _open_journal(Path(full.removeprefix(JOURNAL)))
+    try:
+        parsed = make_url(full)
+    except sqlalchemy.exc.ArgumentError:
+        raise ValueError(
+            f"--storage: {masked(url)!r} is no URL of a database. Expected sqlite:///FILE, postgresql://USER@HOST/NAME,"
+            f" mysql://USER@HOST/NAME or {JOURNAL}FILE."
+        ) from None
+    is_file = parsed.get_backend_name() == "sqlite"
+    options = {"timeout": LOCK_SECONDS} if is_file else {"connect_timeout": CONNECT_SECONDS}
+    try:
+        return RDBStorage(full, engine_kwargs={"connect_args": options})
+    except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
+        package = DRIVERS.get(parsed.get_driver_name()) if isinstance(error, ImportError) else None
+        hint = f" Install it: pip install {package}." if package else ""
+        raise ValueError(
+            f"--storage: {masked(url)} needs a driver that is not installed ({reason(error).rstrip('.')}).{hint}"
+        ) from None
+    except Exception as error:  # of a dozen kinds, by driver
+        cause = getattr(error, "orig", None) or error.__cause__ or error
+        text = reason(cause if isinstance(cause, Exception) else error)
+        if parsed.password:
+            text = text.replace(str(parsed.password), "***")
+        raise ValueError(f"--storage: {masked(url)} cannot be used ({text}).") from None
+
+
+def _open_journal(file: Path) -> BaseStorage:
+    try:
+        return JournalStorage(JournalFileBackend(str(file)))
+    except OSError as error:
+        raise ValueError(f"--storage: {JOURNAL}{file} cannot be used ({reason(error)}).") from None
