@@ -33,7 +33,7 @@ from pipeline.report.separation import (
     MAX_IMAGES,
     MAX_PIXELS,
     Separation,
-    map_of,
+    maps_of,
     sample_pixels,
     separation,
 )
@@ -221,12 +221,12 @@ def _features(runs: list[Run], shards: Shards, on_progress: Progress) -> Feature
         run.method: scatter_map(
             f"Map by t-SNE of features of {len(sample.labels)} pixels, {run.method}: silhouette"
             f" {found[run.method].silhouette:.2f}. Classes: {', '.join(names.values())}.",
-            map_of(one),
+            places,
             sample.labels,
             names,
             palette,
         )
-        for run, one in zip(runs, sample.features, strict=True)
+        for run, places in zip(runs, maps_of(sample.features), strict=True)
     }
     return Features(
         maps,

@@ -5,6 +5,7 @@ trained without contrast have those as well, but no projection head. Both networ
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from pipeline.predicting.inference import PAD_TO
 from pipeline.report.pictures import load_network
 from pipeline.training.checkpoint import Loaded
 
-MAX_IMAGES, MAX_CLASSES, MAX_PIXELS = 48, 20, 1600
+MAX_IMAGES, MAX_CLASSES, MAX_PIXELS = 32, 20, 1200
 """Images that pixels are drawn from; classes, the largest first; pixels in all."""
 FROM_EACH = 8
 """Pixels of a class from one image at most, so that they come from many."""
@@ -155,14 +156,19 @@ def separation(embeddings: Float[np.ndarray, "pixel channel"], labels: Int64[np.
     return Separation(within, between, ratio, float(silhouette_score(points, labels, metric="cosine")))
 
 
-def map_of(embeddings: Float[np.ndarray, "pixel channel"], *, seed: int = 0) -> Float[np.ndarray, "pixel 2"]:
-    """Return a map in the plane by t-SNE; the same again for the same seed on one machine."""
-    perplexity = min(30.0, (len(embeddings) - 1) / 3)
-    with threadpool_limits(1):  # sums of several threads differ from call to call
-        found: np.ndarray = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(
-            embeddings
-        )
-    return found
+def maps_of(
+    features: Sequence[Float[np.ndarray, "pixel channel"]], *, seed: int = 0
+) -> list[Float[np.ndarray, "pixel 2"]]:
+    """Return maps in the plane by t-SNE; the same again for the same seed on one machine."""
+
+    def map_of(points: np.ndarray) -> np.ndarray:
+        perplexity = min(30.0, (len(points) - 1) / 3)
+        found: np.ndarray = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(points)
+        return found
+
+    # Beside each other, but each on one thread: sums of several differ from call to call.
+    with threadpool_limits(1), ThreadPoolExecutor() as pool:
+        return list(pool.map(map_of, features))
 
 
 def _padded(shape: Iterable[int]) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.report.plots import scatter_map, thin
-from pipeline.report.separation import features, labels_at, map_of, separation
+from pipeline.report.separation import features, labels_at, maps_of, separation
 from pipeline.training.checkpoint import Loaded, Meta
 from pixcon_core.config import ModelConfig, RunConfig
 from pixcon_core.models import build_segmentor
@@ -93,7 +93,8 @@ def test_labels_are_those_at_the_middle_of_each_feature():
 
 def test_a_map_is_the_same_again_and_keeps_classes_together():
     points, labels = clusters(0.05, sizes=(20, 20, 20))
-    first, second = map_of(points), map_of(points)
+    (first,), (second, beside) = maps_of([points]), maps_of([points, points])
+    np.testing.assert_array_equal(second, beside)
     np.testing.assert_array_equal(first, second)
     distances = np.linalg.norm(first[:, None] - first[None], axis=2)
     np.fill_diagonal(distances, np.inf)
