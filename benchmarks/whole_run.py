@@ -1,21 +1,26 @@
-"""A whole run beside the same training in a bare PyTorch loop, and what contrast and the start cost.
+"""A whole run beside the same training in a bare PyTorch loop; what contrast, the start and a second worker cost.
 
     python benchmarks/whole_run.py                          # the default run's network and data; some minutes
     python benchmarks/whole_run.py --preset camvid-lite --steps 60
 
 The loop has a DataLoader of two workers that read the raw files, and takes the same steps: forward, backward, update.
-`pipeline.run` is started as a user starts it. Both rates leave out the first step. They are measured in turn, round by
-round; ratios are medians over rounds of ratios within a round.
+`pipeline.run` is started as a user starts it, with one worker on all cores and with two that share them. Rates leave
+out the first step. All are measured in turn, round by round; ratios are medians over rounds of ratios within a round.
+Memory is the most that all processes of one together have at a time, pages that they share counted once.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,10 +43,59 @@ class Run(NamedTuple):
     """Seconds until the first step was done."""
     whole: float
     """Seconds in all."""
+    gib: float = 0.0
+    """Memory of all processes together, at its peak."""
+
+
+class Memory:
+    """Looks each second at how much memory a process and all below it have."""
+
+    def __init__(self) -> None:
+        self.peak = 0.0
+
+    @contextlib.contextmanager
+    def watch(self, pid: int) -> Iterator[None]:
+        ended = threading.Event()
+
+        def look() -> None:
+            while not ended.wait(1.0):
+                self.peak = max(self.peak, sum(map(_gib, _family(pid))))
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
+def _family(pid: int) -> list[int]:
+    """Return a process and all below it."""
+    found = [pid]
+    for one in found:  # grows meanwhile
+        for file in Path(f"/proc/{one}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += map(int, file.read_text().split())
+    return found
+
+
+def _gib(pid: int) -> float:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) / 2**20
+    return 0.0
 
 
 def loop(config: RunConfig, data: Path, steps: int) -> Run:
     """Train in this process."""
+    memory = Memory()
+    with memory.watch(os.getpid()):
+        return _loop(config, data, steps)._replace(gib=memory.peak)
+
+
+def _loop(config: RunConfig, data: Path, steps: int) -> Run:
     from torch.utils.data import DataLoader
 
     begun = time.perf_counter()
@@ -78,12 +132,14 @@ def loop(config: RunConfig, data: Path, steps: int) -> Run:
     return Run((steps - 1) * size / (end - first), first - begun, end - begun)
 
 
-def pipeline_run(preset: str, data: Path, steps: int, out: Path) -> Run:
+def pipeline_run(preset: str, data: Path, steps: int, workers: int, out: Path) -> Run:
     """Train as a user does."""
     command = [sys.executable, "-m", "pipeline.run", "--preset", preset, "--data_root", str(data), "--out", str(out)]
     command += ["--train.steps", str(steps), "--train.log_every", "1", "--contrast.warmup_steps", "0"]
+    command += ["--train.num_workers", str(workers)]
+    memory = Memory()
     begun, first = time.perf_counter(), 0.0
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, memory.watch(process.pid):
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("Training: ") and not first:
@@ -92,7 +148,7 @@ def pipeline_run(preset: str, data: Path, steps: int, out: Path) -> Run:
         raise SystemExit(f"pipeline.run ended with code {process.returncode}")
     newest = max(out.glob("*/result.json"), key=lambda file: file.stat().st_mtime)
     rate = json.loads(newest.read_text())["images_per_second"]
-    return Run(rate, first - begun, time.perf_counter() - begun)
+    return Run(rate, first - begun, time.perf_counter() - begun, memory.peak)
 
 
 def main() -> None:
@@ -111,19 +167,20 @@ def main() -> None:
         data = find_root(dataset_spec(preset.dataset), preset.dataset, arguments.data_root, out)
         rounds = []
         for _ in range(arguments.rounds):
-            ours = pipeline_run(arguments.preset, data, arguments.steps, out)
-            rounds.append((ours, loop(on, data, arguments.steps), loop(off, data, arguments.steps)))
-    names = "pipeline.run", "loop", "loop without contrast"
+            ours, two = (pipeline_run(arguments.preset, data, arguments.steps, workers, out) for workers in (1, 2))
+            rounds.append((ours, two, loop(on, data, arguments.steps), loop(off, data, arguments.steps)))
+    names = "pipeline.run", "pipeline.run, 2 workers", "loop", "loop without contrast"
     print(f"{arguments.preset}, {arguments.steps} steps, medians of {arguments.rounds} rounds")
-    print(f"{'':<22} {'images/s':>9} {'first step after s':>19} {'in all s':>9}")
+    print(f"{'':<24} {'images/s':>9} {'first step after s':>19} {'in all s':>9} {'GiB':>6}")
     for title, runs in zip(names, zip(*rounds, strict=True), strict=True):
-        rate, start, whole = (statistics.median(column) for column in zip(*runs, strict=True))
-        print(f"{title:<22} {rate:>9.1f} {start:>19.1f} {whole:>9.1f}")
-    ratios = [
-        (a.images_per_second / b.images_per_second, c.images_per_second / b.images_per_second) for a, b, c in rounds
-    ]
-    against_loop, contrast = (statistics.median(column) for column in zip(*ratios, strict=True))
+        rate, start, whole, gib = (statistics.median(column) for column in zip(*runs, strict=True))
+        print(f"{title:<24} {rate:>9.1f} {start:>19.1f} {whole:>9.1f} {gib:>6.1f}")
+    rates = [[one.images_per_second for one in each] for each in rounds]
+    against_loop = statistics.median(ours / bare for ours, _, bare, _ in rates)
+    contrast = statistics.median(without / bare for _, _, bare, without in rates)
+    workers = statistics.median(two / ours for ours, two, _, _ in rates)
     print(f"pipeline.run / loop: {against_loop:.2f}x (target 0.95); a step with contrast / without: {contrast:.2f}x")
+    print(f"two workers / one, on the same cores: {workers:.2f}x")
 
 
 if __name__ == "__main__":

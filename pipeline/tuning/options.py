@@ -21,7 +21,7 @@ class SearchOptions:
     """Trials in all, the start and the baseline without contrast among them. --resume with more goes on."""
 
     trial_steps: int | None = None
-    """Steps of each trial, unless it is stopped early; None is a fifth of train.steps."""
+    """Steps of each trial, unless it is stopped early; None is a sixth of train.steps."""
 
     budget: str | None = None
     """No longer than this, for example 2h, 90m or 1h30m; None has no limit."""
@@ -73,7 +73,7 @@ class SearchOptions:
 
     def steps(self, config: RunConfig) -> int:
         """Return the steps of a trial."""
-        return max(1, config.train.steps // 5) if self.trial_steps is None else self.trial_steps
+        return max(1, config.train.steps // 6) if self.trial_steps is None else self.trial_steps
 
 
 def masked(url: str) -> str:
