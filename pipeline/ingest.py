@@ -173,7 +173,8 @@ def _parts(plan: Plan, first_step: int, last_step: int) -> list[tuple[int, int]]
 def _load(plan: Plan, config: IngestConfig, first_step: int, last_step: int) -> ray.data.Dataset:
     """Make this worker's images of some steps; they stay in Ray's object store."""
     start, stop = plan.first_window(first_step), plan.first_window(last_step) + 1
-    windows = ray.data.range(stop - start, override_num_blocks=stop - start)
+    # Not ray.data.range, whose tasks take a whole CPU each.
+    windows = ray.data.from_items([{"id": number} for number in range(stop - start)], override_num_blocks=stop - start)
     make = partial(_load_window, plan=plan, config=config, start=start, first_step=first_step, last_step=last_step)
     loaded: ray.data.Dataset = windows.map_batches(
         make, batch_size=None, zero_copy_batch=True, num_cpus=CPUS_EACH
