@@ -19,8 +19,10 @@ def pytest_configure():
 
 
 def pytest_itemcollected(item):
-    """A file's tests stay in one process; those that share a Ray cluster do, all of them."""
+    """A file's tests stay in one process; those that share a Ray cluster do, all of them, and none of them is quick."""
     item.add_marker(pytest.mark.xdist_group("ray" if shares_ray(item) else item.path.name))
+    if shares_ray(item):
+        item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_modifyitems(items):

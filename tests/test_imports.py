@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 OURS = {"pipeline", "pixcon_core", "tune_spaces"}
 MAY_IMPORT = {"tune_spaces": {"tune_spaces"}, "pixcon_core": {"pixcon_core"}, "pipeline": OURS}

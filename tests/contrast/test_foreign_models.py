@@ -43,6 +43,7 @@ def train(contrast, project, features, logits, labels):
     return term.item()
 
 
+@pytest.mark.slow
 def test_torchvision_deeplabv3_learns_with_it_and_is_the_same_without_it(images, labels):
     torchvision = pytest.importorskip("torchvision")
     model = torchvision.models.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=3)

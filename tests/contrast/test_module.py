@@ -214,6 +214,7 @@ print("graphs:", counters["stats"]["unique_graphs"])
 """
 
 
+@pytest.mark.slow
 def test_compiled_it_does_the_same_with_one_graph_break_before_the_work():
     """In a process of its own: run-time type checks of the other tests are not part of the program."""
     run = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=300)

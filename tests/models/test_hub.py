@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from pixcon_core.config import ModelConfig
 from pixcon_core.models import fetch_pretrained
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import json, time
 from pixcon_core.config import ModelConfig

@@ -142,6 +142,7 @@ def test_the_same_seed_gives_the_same_weights():
     torch.testing.assert_close(models[0], models[1], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_bfloat16_autocast_trains_and_embeds_in_float32():
     model = build_segmentor(config(head="ocr"), CLASSES)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -116,6 +116,7 @@ def results():
     return in_workers(in_worker)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_workers_are_as_one_process_with_the_whole_batch(results, case):
     build, split = CASES[case]

@@ -284,8 +284,8 @@ def test_what_a_run_refuses_a_dry_run_refuses(arguments, message, elsewhere, cap
 
 
 def speed(name):
-    """Mark those that take long; of like ones, all but the first are for a longer run."""
-    is_first = name.startswith("cityscapes")
+    """Mark those that take long; of like ones, all but one are for a longer run."""
+    is_first = name == "cityscapes-hrnet-w48"
     marks = [pytest.mark.slow if is_first else pytest.mark.soak] if PRESETS[name].model.backbone in BIG else []
     return pytest.param(name, marks=marks)
 

@@ -18,6 +18,8 @@ from pipeline.training.checkpoint import Loaded, load_segmentor
 from pixcon_core.config import ContrastConfig, ModelConfig, RunConfig, TrainConfig
 from pixcon_core.models import build_segmentor
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("sky", "road", "car")
 PALETTE = ((70, 130, 180), (128, 64, 128), (0, 0, 142))
 CONFIG = RunConfig(

@@ -16,6 +16,8 @@ from pipeline.train import Job, Worker, train
 from pipeline.training.checkpoint import load_segmentor, load_training
 from pixcon_core.config import ContrastConfig, ModelConfig, RunConfig, TrainConfig
 
+pytestmark = pytest.mark.slow
+
 STEPS, IMAGES = 8, 4
 SPLIT = Split((RowGroup("train-00000.parquet", 0, 8),), (400, 300, 20))
 SHARDS = Shards("nowhere", "test", ("sky", "road", "car"), ((0, 0, 0),) * 3, {"train": SPLIT}, ())

@@ -251,6 +251,7 @@ class KilledError(BaseException):
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.soak
 def test_a_trial_goes_on_from_its_last_checkpoint_bit_for_bit(searched, tmp_path, monkeypatch):
     (shards,) = (searched[0].parent / "shards").glob("camvid-*")
     shards = Shards.load(str(shards))

@@ -50,6 +50,7 @@ def test_images_that_cannot_be_read_are_named_and_the_search_goes_on(damaged, tm
     assert "Skipped: 2 images" in printed
 
 
+@pytest.mark.soak
 def test_too_many_images_that_cannot_be_read_end_the_search(damaged, tmp_path, capsys):
     more = "--trials 3 --trial_steps 8 --concurrent 1 --ingest.max_bad_share 0"
     with pytest.raises(SystemExit) as stop:

@@ -100,6 +100,7 @@ def test_resuming_a_finished_run_shows_its_result_again(finished, folder, tiny_c
     assert (folder / "result.json").read_bytes() == before
 
 
+@pytest.mark.soak
 def test_a_run_that_stopped_before_its_evaluation_is_gone_on_with(finished, folder, tiny_camvid, capsys):
     weights = (folder / "checkpoint" / "model.safetensors").read_bytes()
     before = json.loads((folder / "result.json").read_text())
