@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -191,8 +192,10 @@ def test_the_number_of_workers_follows_the_machines(tiny_camvid, tmp_path, monke
     print("workers, from step on:", changes)
     assert [workers for _, workers in changes] == [2, 1, 2]
     assert changes[1][0] <= reached + 1
-    losses = [one["loss"] for one in records]
-    assert max(losses[-50:]) < min(losses[:10])
+    # A change of number is no setback: batches of four images scatter, means of ten of them less than what was learned.
+    losses = [one["cross_entropy"] for one in records]
+    means = [fmean(losses[at : at + 10]) for at in (0, changes[1][0] - 1, changes[2][0] - 1, steps - 10)]
+    assert means == sorted(means, reverse=True)
 
 
 def trains(node):
