@@ -39,6 +39,7 @@ def damaged(shards, tmp_path_factory):
     return folder
 
 
+@pytest.mark.soak
 def test_images_that_cannot_be_read_are_named_and_the_search_goes_on(damaged, tmp_path, capsys):
     main([*SEARCH.split(), "--data_root", str(damaged), "--out", str(tmp_path), *"--trials 2 --trial_steps 8".split()])
     (file,) = tmp_path.glob("*/best.json")

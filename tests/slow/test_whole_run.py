@@ -143,6 +143,7 @@ def test_what_cannot_work_is_refused_in_one_line(tiny_camvid, tmp_path, more, me
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.soak
 def test_a_run_that_diverges_says_so_once_and_is_not_tried_again(tiny_camvid, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments(tiny_camvid, tmp_path, "--train.steps 8 --train.lr 1e30 --train.precision float32"))
