@@ -130,19 +130,9 @@ def evaluate_here(
     use_gpu: bool = False,
     num_sharing: int = 1,
 ) -> Evaluation:
-    """Do the same in this process, which may have imported all that it takes already; the result is the same.
+    """Do what `evaluate` does in this process, which may have imported all that it takes; the result is the same.
 
-    Args:
-        checkpoint: A checkpoint folder.
-        shards: The prepared data set.
-        split: Which of its splits.
-        protocol: Scales, flips and windows; None takes those of the checkpoint's configuration.
-        num_examples: So many images, spread over the split, come back with their predictions.
-        use_gpu: Predict on this process's GPU.
-        num_sharing: Processes that share the cores of this machine.
-
-    Raises:
-        ValueError: As `evaluate` does.
+    Arguments and errors are those of `evaluate`; `num_sharing` processes share the cores of this machine.
     """
     from pipeline.predicting.predictor import Scorer, Workers
 

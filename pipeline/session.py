@@ -41,7 +41,7 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # And memory that a step gives up stays with its process: glibc hands it back, above all where a thread computes, as
-    # in Ray's processes, and takes it again for the next step, page by page: a tenth to a fourth of a step on a CPU.
+    # in Ray's processes, and takes it again for the next step, page by page: a seventh to a third of a step on a CPU.
     for name, value in MALLOC.items():
         os.environ.setdefault(name, value)
     with _silent_core():
