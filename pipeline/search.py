@@ -17,7 +17,7 @@ from ray import tune
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler
 
-from pipeline.command import TrainingError
+from pipeline.command import TrainingError, is_disk_full
 from pipeline.data.cache import decoded_size, keep_decoded
 from pipeline.data.shards import Shards
 from pipeline.data.skipping import load_skipped
@@ -33,7 +33,7 @@ from pipeline.tuning.placing import Places, check_places, find_places
 from pipeline.tuning.search_report import BEST
 from pipeline.tuning.space import load_space, starting_values
 from pipeline.tuning.study import Sampling, StudyScheduler, StudySearch, enqueue_first, open_study, records
-from pipeline.tuning.study_storage import check_storage
+from pipeline.tuning.study_storage import check_storage, storage_errors
 from pipeline.tuning.trial import Task, run_trial, val_rows
 from pixcon_core.config import RunConfig
 from pixcon_core.models import fetch_pretrained
@@ -50,7 +50,8 @@ def search(request: Request, options: SearchOptions) -> Path:
 
     Raises:
         ValueError: If data, configuration and space do not go together, before anything long starts.
-        TrainingError: If every trial failed.
+        TrainingError: If every trial failed, or the study cannot be written.
+        OSError: If a disk is full.
         KeyboardInterrupt: If it was stopped by hand, after the best so far is shown and written.
     """
     began = time.monotonic()
@@ -65,7 +66,7 @@ def search(request: Request, options: SearchOptions) -> Path:
     store(folder, request.preset, request.config, options)
     print(f"Run folder: {folder} (preset {request.preset}, space {options.space})")
     # Trials with several workers leave theirs behind when they are stopped early; what removes them asks the dashboard.
-    with ray_session(folder / "logs", dashboard=config.train.num_workers > 1):
+    with ray_session(folder / "logs", dashboard=config.train.num_workers > 1), storage_errors():
         places = find_places(config, options)
         shards = prepare_data(source, config, request.out)
         enqueue_first(study, {name: starting_values(config)[name] for name in space})
@@ -165,4 +166,5 @@ def _tune_once(hunt: Hunt, places: Places, num_trials: int, deaths: Counter[tupl
         with contextlib.suppress(OSError):
             shutil.rmtree(hunt.folder / TUNE_FOLDER)
     if searcher.hopeless:
-        raise ValueError(searcher.hopeless)
+        full = OSError(searcher.hopeless)
+        raise full if is_disk_full(full) else ValueError(searcher.hopeless)

@@ -5,8 +5,9 @@ and in reports; by these names `pixcon_core.override` changes them. Checks that 
 installed packages are in `pipeline.data.checks`, not here.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 Keys = Literal["batch", "pixel", "region", "pixel+region"]
 KeySampling = Literal["random", "hardest", "semi_hard"]
@@ -17,6 +18,19 @@ Device = Literal["auto", "cpu", "cuda"]
 def _require(holds: bool, name: str, rule: str, value: object, way_out: str = "") -> None:
     if not holds:
         raise ValueError(f"{name} must be {rule}, but got {value}." + (f" {way_out}" if way_out else ""))
+
+
+def _require_finite(section: Any, name: str) -> None:
+    """Refuse inf and nan, which comparisons let through or explain badly."""
+    for one in fields(section):
+        value = getattr(section, one.name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        _require(
+            all(math.isfinite(number) for number in numbers if isinstance(number, float)),
+            f"{name}.{one.name}",
+            "finite",
+            value,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +60,7 @@ class ModelConfig:
     """D, the length of an embedding."""
 
     def __post_init__(self) -> None:
+        _require_finite(self, "model")
         _require(self.head_channels >= 8, "model.head_channels", ">= 8", self.head_channels)
         _require(self.aux_weight >= 0, "model.aux_weight", ">= 0", self.aux_weight)
         _require(self.projection_dim >= 2, "model.projection_dim", ">= 2", self.projection_dim)
@@ -98,6 +113,7 @@ class ContrastConfig:
     """How labels come to feature resolution."""
 
     def __post_init__(self) -> None:
+        _require_finite(self, "contrast")
         _require(self.weight >= 0, "contrast.weight", ">= 0", self.weight, "0 turns the term off.")
         _require(self.temperature > 0, "contrast.temperature", "> 0", self.temperature, "The paper uses 0.1.")
         for name in ("num_positives", "num_negatives"):
@@ -176,6 +192,7 @@ class IngestConfig:
     ends the run. 0 ends it at the first."""
 
     def __post_init__(self) -> None:
+        _require_finite(self, "ingest")
         _require(min(self.crop) >= 32, "ingest.crop", "at least 32 32", self.crop)
         for name in ("scale", "aspect"):
             low, high = getattr(self, name)
@@ -269,6 +286,7 @@ class TrainConfig:
     """auto: a GPU for each worker where the cluster has any."""
 
     def __post_init__(self) -> None:
+        _require_finite(self, "train")
         _require(self.steps >= 1, "train.steps", ">= 1", self.steps)
         _require(self.batch_size >= 1, "train.batch_size", ">= 1", self.batch_size)
         _require(self.lr > 0, "train.lr", "> 0", self.lr)
@@ -339,6 +357,7 @@ class EvaluateConfig:
     thirds of the window."""
 
     def __post_init__(self) -> None:
+        _require_finite(self, "evaluate")
         _require(self.short_side is None or self.short_side >= 32, "evaluate.short_side", ">= 32", self.short_side)
         _require(
             len(self.scales) > 0 and min(self.scales) > 0, "evaluate.scales", "one or more factors > 0", self.scales

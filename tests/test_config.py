@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from pixcon_core.config import ContrastConfig, IngestConfig, ModelConfig, RunConfig, TrainConfig
+from pixcon_core.config import ContrastConfig, EvaluateConfig, IngestConfig, ModelConfig, RunConfig, TrainConfig
 from pixcon_core.data import DATASETS
 from pixcon_core.override import flatten, override
 from pixcon_core.presets import PRESETS, default_preset
@@ -76,6 +76,22 @@ def test_what_does_not_fit_is_refused_by_name(changes, message):
 def test_a_value_out_of_range_is_refused_where_it_is_made(section, field, value):
     with pytest.raises(ValueError, match=rf"\.{field} must be .*but got"):
         section(**{field: value})
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -float("inf")])
+@pytest.mark.parametrize(
+    ("section", "field", "shape"),
+    [
+        (ModelConfig, "aux_weight", float),
+        (ContrastConfig, "temperature", float),
+        (IngestConfig, "scale", lambda value: (1.0, value)),
+        (TrainConfig, "lr", float),
+        (EvaluateConfig, "scales", lambda value: (value,)),
+    ],
+)
+def test_numbers_without_end_are_refused(section, field, shape, value):
+    with pytest.raises(ValueError, match=rf"\.{field} must be finite, but got .*(inf|nan)"):
+        section(**{field: shape(value)})
 
 
 def test_fields_that_disagree_are_refused():

@@ -3,10 +3,13 @@
 A URL may name environment variables. It is kept as it was given, without a password that it spells out.
 """
 
+import contextlib
+import errno
 import json
 import os
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -15,11 +18,13 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import make_url
 
+from pipeline.command import TrainingError, is_disk_full
 from pipeline.tuning.options import masked
 from pixcon_core.models.weights import reason
 
 STUDY, STUDY_FILE, STUDY_NAME = "search", "study.db", "study.json"
 JOURNAL = "journal:///"
+SQLITE_IS_FULL = "database or disk is full"
 LOCK_SECONDS = 60
 """Someone may be looking at the study meanwhile, which locks it."""
 CONNECT_SECONDS = 10
@@ -64,6 +69,30 @@ def open_storage(url: str | None, folder: Path) -> tuple[BaseStorage, str]:
             f"--storage: {masked(url)} has no study {name}, which {file} names: give the storage that it was begun in."
         ) from None
     return storage, name
+
+
+@contextlib.contextmanager
+def storage_errors() -> Iterator[None]:
+    """Say in a line what kept a study from being written, wherever in Ray Tune or Optuna that came to light.
+
+    Raises:
+        OSError: If a disk is full.
+        TrainingError: If a database failed for another reason.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Tune hands on no error but its own; what it was is the one that it was handling.
+        chain: list[BaseException] = [error]
+        while (before := chain[-1].__cause__ or chain[-1].__context__) is not None:
+            chain.append(before)
+        if any(is_disk_full(one) or SQLITE_IS_FULL in str(one) for one in chain):
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, for the study or its trials") from error
+        if any(isinstance(one, optuna.exceptions.StorageInternalError) for one in chain):
+            driver = next((one for one in chain if isinstance(one, sqlalchemy.exc.SQLAlchemyError)), error)
+            cause = getattr(driver, "orig", driver)
+            raise TrainingError(f"the study cannot be written ({reason(cause).rstrip('.')}).") from error
+        raise
 
 
 def _new_study(storage: BaseStorage, wanted: str) -> str:

@@ -2,15 +2,20 @@
 
 import json
 import pickle
+import sqlite3
 from collections import Counter
 from dataclasses import replace
 
 import optuna
 import pytest
+import sqlalchemy
+from ray.tune.error import TuneError
 
+from pipeline.command import TrainingError, is_disk_full
 from pipeline.options import CONFIG, load, parse, store
 from pipeline.tuning.options import SearchOptions, masked
 from pipeline.tuning.study import Sampling, StudySearch, enqueue_first, open_study, records
+from pipeline.tuning.study_storage import storage_errors
 from pixcon_core.presets import PRESETS
 
 SPACE = {"contrast.temperature": optuna.distributions.FloatDistribution(0.03, 1.0, log=True)}
@@ -123,3 +128,41 @@ def test_a_trial_whose_process_dies_is_handed_out_again_and_has_failed_the_third
     assert [(one.number, one.state) for one in changed] == [(0, "failed")]
     assert "died" in changed[0].reason
     assert searcher.suggest("ray3")["number"] == 1
+
+
+def as_tune_does(write):
+    """Write in the way of Ray Tune, which hands on another error."""
+    try:
+        write()
+    except Exception:
+        raise TuneError("a traceback") from None
+
+
+def test_a_full_disk_under_a_study_is_said_as_that(tmp_path):
+    study, most_pages = open_study(tmp_path), [2**30]
+    engine = study._storage._backend.engine
+
+    @sqlalchemy.event.listens_for(engine, "checkout")
+    def limit(connection, *_):
+        connection.execute(f"PRAGMA max_page_count={most_pages[0]}")
+
+    most_pages[0] = (tmp_path / "study.db").stat().st_size // 4096
+    with pytest.raises(OSError, match="No space left on device, for the study") as raised, storage_errors():
+        as_tune_does(lambda: [study.set_user_attr(f"name {i}", "x" * 2000) for i in range(10)])
+    assert is_disk_full(raised.value)
+    most_pages[0] = 2**30
+    study.set_user_attr("after", 1)
+    assert study.user_attrs["after"] == 1
+
+
+def test_another_failure_of_the_database_is_one_line(tmp_path):
+    study = open_study(tmp_path)
+    with sqlite3.connect(tmp_path / "study.db") as connection:
+        connection.execute("DROP TABLE study_user_attributes")
+    with pytest.raises(TrainingError, match=r"the study cannot be written \(no such table"), storage_errors():
+        as_tune_does(lambda: study.set_user_attr("name", 1))
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(ZeroDivisionError), storage_errors():
+        1 / 0  # noqa: B018

@@ -20,6 +20,8 @@ from ray.cluster_utils import Cluster
 
 from pipeline.prepare import main as prepare
 
+from .disk import fill
+
 pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(3600)]
 
 STEPS = 240
@@ -204,27 +206,12 @@ def trains(node):
     return any(re.search(VICTIMS["training worker"], line) for line in descendants(raylet.process.pid).values())
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system that takes four checkpoints."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=280m", "tmpfs", place], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
-
-
 def test_a_disk_that_gets_full_while_checkpoints_are_written(undisturbed, tiny_camvid, small_disk):
     out = small_disk / "runs"
     out.mkdir()
     command = Command("--data_root", tiny_camvid, "--out", out)
     reached = wait_for_step(command, out, 60)
-    filler = small_disk / "filler"
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(2**16))
+    filler = fill(small_disk)
     code, printed = command.end()
     last = printed.strip().splitlines()[-1]
     print(f"disk full at step {reached}: {last}")

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,8 @@ import pytest
 from pipeline.data.shards import Shards
 from pipeline.run import main
 from pipeline.tuning.study import open_study, records
+
+from .disk import fill
 
 pytestmark = pytest.mark.slow
 
@@ -83,3 +88,29 @@ def test_a_search_ends_with_its_budget_and_what_was_begun_is_gone_on_with(shards
         assert old.state in ("running", new.state)
     assert [one.state for one in at_last[:2]] == ["complete", "complete"]
     assert len(list(folder.rglob("model.safetensors"))) == 1
+
+
+@pytest.mark.soak
+def test_a_disk_that_gets_full_ends_a_search_which_goes_on_when_there_is_room(shards, small_disk, tmp_path):
+    more = "--trials 4 --trial_steps 12 --concurrent 1 --train.precision float32"
+    given = [*SEARCH.split(), "--data_root", str(shards), *more.split()]
+    main([*given, "--out", str(tmp_path)])
+    command = [sys.executable, "-m", "pipeline.run", *given, "--out", str(small_disk)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while not any(file.stat().st_size for file in small_disk.glob("*/trials.json")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        filler = fill(small_disk)
+        printed, _ = process.communicate()
+    assert process.returncode == 1, printed
+    last = printed.strip().splitlines()[-1]
+    assert "No space left on device" in last
+    assert "Make room there." in last
+    assert "--resume goes on" in last
+    assert "Traceback" not in printed
+    filler.unlink()
+    main([*given, "--out", str(small_disk), "--resume"])
+    found = [json.loads(next(out.glob("*/best.json")).read_text()) for out in (tmp_path, small_disk)]
+    assert found[0]["best"] == found[1]["best"]
+    assert found[0]["improvement"] == found[1]["improvement"]
+    assert found[0]["trials"] == found[1]["trials"]
