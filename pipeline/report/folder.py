@@ -57,6 +57,8 @@ class Dataset:
     """Where its prepared images are."""
     difference: dict[str, float] | None = None
     """Of mIoU, contrast - baseline: `mean`, `low`, `high`, in 0..1; as `reproduce.json` has it."""
+    over_seeds: dict[str, float] | None = None
+    """The same of the mean over seeds."""
 
     def finished(self, method: str) -> list[Run]:
         """Return the runs of a method that have a result, by seed."""
@@ -139,6 +141,7 @@ def _read_reproduction(folder: Path) -> Contents:
             full_steps=described.get(name, {}).get("full_steps"),
             shards=described.get(name, {}).get("shards"),
             difference=(summary.get(name) or {}).get("difference"),
+            over_seeds=(summary.get(name) or {}).get("over_seeds"),
         )
         for name, runs in listed.items()
     )

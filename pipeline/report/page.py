@@ -115,7 +115,7 @@ def render(contents: Contents, progress: Progress | None = None) -> str:
             headlines=headlines,
             interval_chart=interval_chart(headlines),
             left_out=_without_stand_in(contents),
-            absent=[one for one in contents.datasets if one.absent],
+            absent=_absent(contents),
             methods=[method for method in METHODS if any(method in one.methods for one in there)],
             facts=facts(contents),
             changes=changes(contents, settings),
@@ -135,6 +135,15 @@ def render(contents: Contents, progress: Progress | None = None) -> str:
             versions_caption=versions_caption,
         )
     )
+
+
+def _absent(contents: Contents) -> list[tuple[str, list[str]]]:
+    """Return why real data sets are not there, each reason once, with the miniatures that stand in."""
+    reasons: dict[str, list[str]] = {}
+    for one in contents.datasets:
+        if one.absent:
+            reasons.setdefault(one.absent, []).append(one.name)
+    return list(reasons.items())
 
 
 class _Counter:

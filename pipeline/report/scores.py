@@ -9,7 +9,7 @@ from markupsafe import Markup
 from pipeline.evaluate import STORED, Stored, load_evaluation
 from pipeline.report.folder import BASELINE, CONTRAST, Dataset, Run
 from pipeline.report.plots import intervals
-from pipeline.report.text import percent, signed
+from pipeline.report.text import digits_of, percent, signed
 
 MANY_CLASSES = 30
 """With more, tables show those that matter most and fold the rest."""
@@ -34,6 +34,8 @@ class Headline(NamedTuple):
     """By method, of each of its seeds, in 0..1."""
     difference: dict[str, float] | None
     """contrast - baseline: `mean`, `low`, `high`, in 0..1."""
+    over_seeds: dict[str, float] | None
+    """The same with the interval over seeds; None of one seed."""
     by_seed: list[float]
     """The same difference of each seed."""
     sentence: str
@@ -46,6 +48,11 @@ class Headline(NamedTuple):
         if self.difference is not None:
             return self.difference["mean"]
         return float(np.mean(self.by_seed)) if self.by_seed else None
+
+    @property
+    def digits(self) -> int:
+        """After the point, of differences."""
+        return digits_of(self.difference)
 
 
 class ClassRow(NamedTuple):
@@ -112,14 +119,20 @@ def headline(dataset: Dataset) -> Headline:
         seeds,
         miou,
         dataset.difference,
+        dataset.over_seeds,
         by_seed,
-        verdict(dataset.difference, by_seed, dataset.methods),
+        verdict(dataset.difference, by_seed, dataset.methods, dataset.over_seeds),
         "; ".join(filter(None, warnings)),
     )
 
 
-def verdict(difference: dict[str, float] | None, by_seed: list[float], methods: list[str]) -> str:
-    """Say in a sentence what contrast gained."""
+def verdict(
+    difference: dict[str, float] | None,
+    by_seed: list[float],
+    methods: list[str],
+    over_seeds: dict[str, float] | None = None,
+) -> str:
+    """Say in a sentence what contrast gained: nothing that one of the intervals, by images or by seeds, leaves open."""
     if not by_seed:
         missing = [method for method in (BASELINE, CONTRAST) if method not in methods]
         if missing:
@@ -127,13 +140,19 @@ def verdict(difference: dict[str, float] | None, by_seed: list[float], methods: 
         return "Nothing to compare: no seed has both a baseline and a contrast run."
     if difference is None:
         return f"{signed(float(np.mean(by_seed)))} points of mIoU; no interval was computed."
-    mean, low, high = (difference[name] for name in ("mean", "low", "high"))
-    interval = f"95 % interval {signed(low)} to {signed(high)}"
-    if low > 0:
-        return f"Contrast gained {percent(mean)} points of mIoU ({interval})."
-    if high < 0:
-        return f"Contrast lost {percent(-mean)} points of mIoU ({interval})."
-    return f"No difference shown: {signed(mean)} points of mIoU ({interval}, which includes 0)."
+    digits, mean = digits_of(difference), difference["mean"]
+    intervals_by = {"images": difference, **({"seeds": over_seeds} if over_seeds is not None else {})}
+    texts = [
+        f"{signed(one['low'], digits)} to {signed(one['high'], digits)} by {name}" for name, one in intervals_by.items()
+    ]
+    interval = f"95 % interval {', '.join(texts)}"
+    if all(one["low"] > 0 for one in intervals_by.values()):
+        return f"Contrast gained {percent(mean, digits)} points of mIoU ({interval})."
+    if all(one["high"] < 0 for one in intervals_by.values()):
+        return f"Contrast lost {percent(-mean, digits)} points of mIoU ({interval})."
+    with_zero = [name for name, one in intervals_by.items() if one["low"] <= 0 <= one["high"]]
+    why = f"0 lies in that by {' and by '.join(with_zero)}" if with_zero else "they contradict each other"
+    return f"No difference shown: {signed(mean, digits)} points of mIoU ({interval}; {why})."
 
 
 def interval_chart(headlines: list[Headline]) -> Markup | None:

@@ -1,10 +1,12 @@
 """Numbers and values as a person reads them."""
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 NONE = "\N{EN DASH}"
 """Stands where there is no value."""
+NARROW = 0.003
+"""Intervals of shares narrower than this have one digit more."""
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -12,12 +14,17 @@ def percent(value: float | None, digits: int = 1) -> str:
     return NONE if value is None or value != value else f"{100 * value:.{digits}f}"
 
 
-def signed(value: float | None) -> str:
+def digits_of(interval: Mapping[str, float] | None) -> int:
+    """Return how many digits after the point, of per cent, tell the ends of an interval from each other and from 0."""
+    return 1 if interval is None or interval["high"] - interval["low"] >= NARROW else 2
+
+
+def signed(value: float | None, digits: int = 1) -> str:
     """Return a difference of shares as points, with its sign."""
     if value is None or value != value:
         return NONE
-    text = f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
-    return "0.0" if text[1:] == "0.0" else text
+    text = f"{100 * value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    return text[1:] if float(text[1:]) == 0 else text
 
 
 def spread(values: Iterable[float]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.evaluate import STORED, load_evaluation
 from pipeline.options import RESULT
+from pipeline.report.text import digits_of
 from pixcon_core.metrics import paired_bootstrap
 
 METHODS = ("contrast", "baseline")
@@ -104,24 +105,25 @@ def format_summary(summary: Mapping[str, Any], notes: Sequence[str]) -> str:
         notes: Lines below it.
     """
     width = max([19, *map(len, summary)])
-    lines = [f"{'val mIoU %':<{width}}{'baseline':>13}{'contrast':>13}{'difference, 95 %':>21}{'images':>8}"]
+    lines = [f"{'val mIoU %':<{width}}{'baseline':>13}{'contrast':>13}{'difference, 95 %':>23}{'images':>8}"]
     for dataset, found in summary.items():
         if found is None:
             lines.append(f"{dataset:<{width}}{'-':>13}{'-':>13}")
             continue
         base, treated = (mean_and_std(found[method]["miou"]) for method in ("baseline", "contrast"))
         images = found["contrast"]["images"]
-        lines.append(f"{dataset:<{width}}{base:>13}{treated:>13}{_interval(found['difference']):>21}{images:>8}")
+        lines.append(f"{dataset:<{width}}{base:>13}{treated:>13}{_interval(found['difference']):>23}{images:>8}")
         if found["over_seeds"] is not None:
-            lines.append(f"{'  over seeds':<{width}}{'':>26}{_interval(found['over_seeds']):>21}")
+            lines.append(f"{'  over seeds':<{width}}{'':>26}{_interval(found['over_seeds']):>23}")
     return "\n".join([*lines, *notes])
 
 
 def _interval(difference: Mapping[str, float] | None) -> str:
     if difference is None:
         return "-"
+    digits = digits_of(difference)
     middle, low, high = (100 * difference[name] for name in ("mean", "low", "high"))
-    return f"{middle:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"{middle:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 
 def slower_by(summaries: Iterable[Mapping[str, Any] | None]) -> float | None:

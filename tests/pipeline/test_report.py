@@ -105,7 +105,7 @@ def whole(shards, tmp_path_factory):
         "absent": {"camvid": "its miniature says it", "cityscapes": "no --data_root"},
         "command": "python -m pipeline.reproduce --trial 3",
         "shortened": True, "versions": {"torch": "2.x"}, "runs": runs,
-        "summary": {"mini-camvid": {"difference": difference}},
+        "summary": {"mini-camvid": {"difference": difference, "over_seeds": difference}},
     }  # fmt: skip
     (folder / "reproduce.json").write_text(json.dumps(state))
     rows = [{"label": "0.05", "changes": {"contrast.temperature": 0.05}, "miou": [0.3, 0.4], "mean": 0.35, "std": 0.07}]

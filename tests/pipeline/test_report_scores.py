@@ -6,13 +6,21 @@ from pipeline.report.text import percent, signed, spread
 
 
 def test_the_verdict_says_no_more_than_the_interval():
-    def say(mean, low, high):
-        return verdict({"mean": mean, "low": low, "high": high}, [mean], ["baseline", "contrast"])
+    def say(mean, low, high, seeds=None):
+        over_seeds = None if seeds is None else {"mean": mean, "low": seeds[0], "high": seeds[1]}
+        return verdict({"mean": mean, "low": low, "high": high}, [mean], ["baseline", "contrast"], over_seeds)
 
-    assert say(0.012, 0.003, 0.021) == "Contrast gained 1.2 points of mIoU (95 % interval +0.3 to +2.1)."
+    assert say(0.012, 0.003, 0.021) == "Contrast gained 1.2 points of mIoU (95 % interval +0.3 to +2.1 by images)."
     assert say(-0.012, -0.021, -0.003).startswith("Contrast lost 1.2 points")
     assert say(0.012, -0.001, 0.02).startswith("No difference shown: +1.2 points")
     assert say(0.012, 0.0, 0.02).startswith("No difference shown")
+    assert say(0.0004, 0.0002, 0.0006).startswith("Contrast gained 0.04 points of mIoU (95 % interval +0.02 to +0.06")
+    assert say(0.012, 0.003, 0.021, (0.001, 0.023)) == (
+        "Contrast gained 1.2 points of mIoU (95 % interval +0.3 to +2.1 by images, +0.1 to +2.3 by seeds)."
+    )
+    by_both = say(0.012, 0.003, 0.021, (-0.001, 0.025))
+    assert by_both.startswith("No difference shown: +1.2 points")
+    assert by_both.endswith("\N{MINUS SIGN}0.1 to +2.5 by seeds; 0 lies in that by seeds).")
     assert "no finished run of contrast" in verdict(None, [], ["baseline"])
 
 

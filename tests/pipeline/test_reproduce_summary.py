@@ -31,3 +31,12 @@ def test_the_table_has_both_intervals(over_seeds):
     assert "+1.2 (+1.0 to +1.4)" in table
     assert ("over seeds" in table) == ("+1.2 (-0.1 to +2.5)" in table) == (over_seeds is not None)
     assert max(map(len, table.splitlines())) <= 80
+
+
+def test_a_narrow_interval_has_digits_enough_to_be_one():
+    method = {"miou": [0.5, 0.52], "images": 80}
+    difference = {"mean": -0.0004, "low": -0.0006, "high": -0.0002}
+    found = {"contrast": method, "baseline": method, "difference": difference, "over_seeds": None}
+    table = format_summary({"camvid": found}, [])
+    assert "-0.04 (-0.06 to -0.02)" in table
+    assert max(map(len, table.splitlines())) <= 80
