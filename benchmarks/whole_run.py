@@ -2,6 +2,7 @@
 
     python benchmarks/whole_run.py                          # the default run's network and data; some minutes
     python benchmarks/whole_run.py --preset camvid-lite --steps 60
+    python benchmarks/whole_run.py --start                  # only where the seconds before the first step go
 
 The loop has a DataLoader of two workers that read the raw files, and takes the same steps: forward, backward, update.
 `pipeline.run` is started as a user starts it, with one worker on all cores and with two that share them. Rates leave
@@ -11,7 +12,6 @@ Memory is the most that all processes of one together have at a time, pages that
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import os
 import statistics
@@ -21,14 +21,21 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import ray
 import torch
 from ingest import Files
 
+from pipeline.data.cache import keep_decoded
 from pipeline.data.sources import dataset_spec, find_all_pairs, find_root
-from pipeline.train import set_up
+from pipeline.ingest import stream
+from pipeline.journey import find_data, prepare_data
+from pipeline.session import ray_session
+from pipeline.train import Job, Worker, set_up
+from pipeline.training.fit import run_workers
 from pipeline.training.model import TrainedModel
 from pipeline.training.optimization import autocast, build_optimizer
 from pixcon_core.config import RunConfig
@@ -151,6 +158,40 @@ def pipeline_run(preset: str, data: Path, steps: int, workers: int, out: Path) -
     return Run(rate, first - begun, time.perf_counter() - begun, memory.peak)
 
 
+def start_parts(config: RunConfig, data: Path, out: Path) -> dict[str, float]:
+    """Do one after the other what a run does before its first step, and return the seconds of each part."""
+    parts, last = {}, time.perf_counter()
+
+    def end(part: str) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        parts[part], last = now - last, now
+
+    subprocess.run([sys.executable, "-c", "import pipeline.run, pipeline.journey"], check=True)
+    end("Python and what the command imports")
+    with ray_session():
+        end("Ray")
+        shards = prepare_data(find_data(replace(config, data_root=str(data)), out), config, out)
+        end("shards, where there are none yet")
+        ray.get(ray.remote(_import_all).remote())
+        end("one process of Ray's and what a worker imports")
+        run_workers(_do_nothing, {}, config.train, out, num_steps=lambda: 0, use_gpu=False)
+        end("a trainer whose worker does nothing: two such processes")
+        cache = keep_decoded(shards, "train", config)
+        next(iter(stream(Job(config, shards, cache).plan(Worker()), config.ingest, first_step=0, last_step=8)))
+        end("the first batch")
+    parts["network and first step, in a loop"] = loop(config, data, 1).start
+    return parts
+
+
+def _import_all() -> None:
+    import pipeline.training.worker  # noqa: F401
+
+
+def _do_nothing(_: dict[str, object]) -> None:
+    pass
+
+
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -158,13 +199,18 @@ def main() -> None:
     parser.add_argument("--data_root", default=None)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--start", action="store_true")
     arguments = parser.parse_args()
     preset = PRESETS[arguments.preset]
-    on = dataclasses.replace(preset, contrast=dataclasses.replace(preset.contrast, warmup_steps=0))
-    off = dataclasses.replace(preset, contrast=dataclasses.replace(preset.contrast, weight=0.0))
+    on = replace(preset, contrast=replace(preset.contrast, warmup_steps=0))
+    off = replace(preset, contrast=replace(preset.contrast, weight=0.0))
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
         data = find_root(dataset_spec(preset.dataset), preset.dataset, arguments.data_root, out)
+        if arguments.start:
+            for part, seconds in start_parts(on, data, out).items():
+                print(f"{part:<60} {seconds:>6.1f} s")
+            return
         rounds = []
         for _ in range(arguments.rounds):
             ours, two = (pipeline_run(arguments.preset, data, arguments.steps, workers, out) for workers in (1, 2))
