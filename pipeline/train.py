@@ -7,6 +7,7 @@ a checkpoint holds weights, optimiser and contrast memory, and a resumed run goe
 
 import contextlib
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -103,8 +104,10 @@ class Meter:
 def set_up(device: torch.device, num_sharing: int) -> None:
     """Let PyTorch use what this process has; so many processes share the cores of the machine."""
     if device.type == "cpu":
-        # Ray gives a worker one thread; the cores of its machine are there for all of its workers.
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_sharing))
+        # Ray gives a worker one thread; the cores of its machine are there for all of its workers. More threads than
+        # OpenMP may have would not be there, and oneDNN waits for them without end.
+        limit = int(os.environ.get("OMP_THREAD_LIMIT", sys.maxsize))
+        torch.set_num_threads(max(1, min(len(os.sched_getaffinity(0)) // num_sharing, limit)))
     else:
         torch.backends.cudnn.benchmark = True  # crops are all of one size
         torch.set_float32_matmul_precision("high")

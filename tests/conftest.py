@@ -9,11 +9,13 @@ from pixcon_core.data import make_miniature
 
 
 def pytest_configure():
-    """Compute on one thread: tensors here are small, and Ray's workers want cores too.
+    """Compute on one thread, here and in every process that tests start: tensors are small, and two cores have two
+    processes of tests already. Threads that wait for one that has no core are many times slower than one alone.
 
     Credentials for the S3 server of the tests, and for no other; Ray's workers get them from here.
     """
     torch.set_num_threads(1)
+    os.environ["OMP_THREAD_LIMIT"] = "1"
     os.environ |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from pipeline.ingest import Batch
 from pipeline.prepare import RowGroup, Shards, Split
-from pipeline.train import DivergedError, Job, Worker, _gradients, train
+from pipeline.train import DivergedError, Job, Worker, _gradients, set_up, train
 from pipeline.training.checkpoint import load_meta, load_segmentor, load_training
 from pipeline.training.model import TrainedModel
 from pipeline.training.optimization import autocast_type, computes_in_bfloat16, lr_factor, parameter_groups
@@ -71,6 +71,20 @@ def same(a, b):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     return Run(tmp_path_factory.mktemp("whole")).start(job())
+
+
+def test_threads_are_the_cores_shared_out_and_no_more_than_openmp_may_have(monkeypatch):
+    # With more, a convolution never ends: oneDNN waits for threads that there are not.
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    counts = []
+    monkeypatch.setattr(torch, "set_num_threads", counts.append)
+    for limit in (None, "3", "16"):
+        monkeypatch.delenv("OMP_THREAD_LIMIT", raising=False)
+        if limit is not None:
+            monkeypatch.setenv("OMP_THREAD_LIMIT", limit)
+        for num_sharing in (1, 2, 16):
+            set_up(torch.device("cpu"), num_sharing)
+    assert counts == [8, 4, 1, 3, 3, 1, 8, 4, 1]
 
 
 def test_it_reports_metrics_and_keeps_checkpoints_when_it_should(whole):
