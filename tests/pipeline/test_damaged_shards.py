@@ -226,15 +226,17 @@ class TestWholeRun:
     def arguments(self, shards, out, more=""):
         return [*SMALL.split(), "--data_root", shards.folder, "--out", str(out), *more.split()]
 
-    def test_bad_images_are_left_out_and_named_in_the_result(self, copy, tmp_path, capsys):
+    def test_two_workers_train_one_model_and_leave_out_and_name_bad_images(self, copy, tmp_path, capsys):
         (train,), (val,) = damage(copy, "train", [BAD]), damage(copy, "val", [4])
-        main(self.arguments(copy, tmp_path / "runs"))
+        main(self.arguments(copy, tmp_path / "runs", "--train.num_workers 2 --contrast.warmup_steps 1"))
         printed = capsys.readouterr().out
         (file,) = (tmp_path / "runs").glob("*/result.json")
         result = json.loads(file.read_text())
         assert [(one["split"], one["id"]) for one in result["skipped"]] == [("train", train), ("val", val)]
         assert all("damaged since it was written" in one["reason"] for one in result["skipped"])
         assert result["images"] == 5
+        assert 0 < result["miou"] < 1
+        assert printed.count(f"Skipped train/{train}") == 1
         summary = printed[printed.index("Skipped: 2 images") :]
         assert f"train/{train}: " in summary
         assert f"val/{val}: " in summary

@@ -185,7 +185,7 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(t
         "    return {'train.lr': CategoricalDistribution([start['train.lr'], 1e30])}\n"
     )
     monkeypatch.setattr(tune_spaces, "__path__", [*tune_spaces.__path__, str(spaces)])
-    main(arguments(tiny_camvid, tmp_path / "out", "--space wild --trials 4 --trial_steps 8"))
+    main(arguments(tiny_camvid, tmp_path / "out", "--space wild --trials 4 --trial_steps 8 --concurrent 1"))
     (file,) = tmp_path.glob("out/*/best.json")
     found = study_of(file.parent)
     assert len(found) == 4

@@ -111,13 +111,6 @@ def test_a_run_that_stopped_before_its_evaluation_is_gone_on_with(finished, fold
     assert {**after, "seconds": 0} == {**before, "seconds": 0}
 
 
-def test_two_workers_train_one_model(ray_cluster, tiny_camvid, tmp_path, capsys):
-    main(arguments(tiny_camvid, tmp_path, "--train.steps 4 --train.num_workers 2 --contrast.warmup_steps 1"))
-    result = json.loads(open(last_line(capsys.readouterr().out)).read())  # noqa: PTH123, SIM115
-    assert result["steps"] == 4
-    assert 0 < result["miou"] < 1
-
-
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
     ("more", "message"),
