@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray._private.worker
 import ray.data
 from ray.data._internal.execution.resource_manager import ResourceManager
 
@@ -17,6 +18,9 @@ from ray.data._internal.execution.resource_manager import ResourceManager
 # after a second, in which it runs one task at a time: half of the time of an execution as short as ours are.
 ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = 0.05  # type: ignore[assignment, unused-ignore]
 
+# Each process that died Ray reports to the terminal in its own words, whatever its log level is. Its logs have that
+# too, and what it means for a run, the run says.
+ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**32)}
 
