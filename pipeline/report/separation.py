@@ -5,10 +5,10 @@ trained without contrast have those as well, but no projection head. Both networ
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import joblib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -161,14 +161,16 @@ def maps_of(
 ) -> list[Float[np.ndarray, "pixel 2"]]:
     """Return maps in the plane by t-SNE; the same again for the same seed on one machine."""
 
-    def map_of(points: np.ndarray) -> np.ndarray:
+    def job(points: np.ndarray) -> Any:
         perplexity = min(30.0, (len(points) - 1) / 3)
-        found: np.ndarray = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(points)
-        return found
+        fit = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform
+        return joblib.delayed(fit)(points)
 
-    # Beside each other, but each on one thread: sums of several differ from call to call.
-    with threadpool_limits(1), ThreadPoolExecutor() as pool:
-        return list(pool.map(map_of, features))
+    # Beside each other, but each on one thread: sums of several differ from call to call. And in processes: as threads
+    # of this one they were seen to end it, in the middle of scipy.
+    with threadpool_limits(1), joblib.parallel_config("loky", inner_max_num_threads=1):
+        maps: list[np.ndarray] = joblib.Parallel(n_jobs=len(features))(map(job, features))
+    return maps
 
 
 def _padded(shape: Iterable[int]) -> tuple[int, int]:
