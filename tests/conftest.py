@@ -28,8 +28,8 @@ def pytest_itemcollected(item):
 
 
 def pytest_collection_modifyitems(items):
-    """Quick tests first, then those that need Ray, then whole runs."""
-    items.sort(key=lambda item: ("slow" in item.keywords, shares_ray(item)))
+    """Quick tests first, then those that share Ray, which one process has, then the rest, which the other one begins."""
+    items.sort(key=lambda item: ("slow" in item.keywords, not shares_ray(item)))
 
 
 def shares_ray(item):

@@ -191,6 +191,7 @@ def test_what_was_killed_half_way_goes_on_to_the_same_weights(what, undisturbed,
     assert mine["summary"] == theirs["summary"]
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_that_fails_is_recorded_and_the_others_go_on_and_so_do_more_seeds(tiny_camvid, tmp_path, capsys):
     write_search(tmp_path, tiny_camvid, {"contrast.weight": 1e38, "contrast.warmup_steps": 0}, steps=4)
