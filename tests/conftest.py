@@ -28,7 +28,7 @@ def pytest_itemcollected(item):
 
 
 def pytest_collection_modifyitems(items):
-    """Quick tests first, then those that share Ray, which one process has, then the rest, which the other one begins."""
+    """Quick tests first, then those that share Ray, which one process has, then the rest, for the other one."""
     items.sort(key=lambda item: ("slow" in item.keywords, not shares_ray(item)))
 
 
