@@ -106,7 +106,7 @@ def set_up(device: torch.device, num_sharing: int) -> None:
     if device.type == "cpu":
         # Ray gives a worker one thread; the cores of its machine are there for all of its workers. More threads than
         # OpenMP may have would not be there, and oneDNN waits for them without end.
-        limit = int(os.environ.get("OMP_THREAD_LIMIT", sys.maxsize))
+        limit = int(os.environ.get("OMP_THREAD_LIMIT") or sys.maxsize)
         torch.set_num_threads(max(1, min(len(os.sched_getaffinity(0)) // num_sharing, limit)))
     else:
         torch.backends.cudnn.benchmark = True  # crops are all of one size
