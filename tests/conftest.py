@@ -28,7 +28,10 @@ def pytest_itemcollected(item):
 
 
 def pytest_collection_modifyitems(items):
-    """Quick tests first, then those that share Ray, which one process has, then the rest, for the other one."""
+    """Quick tests first, then those that share Ray, then the rest: in one process, and within what xdist hands out.
+
+    xdist itself begins with the files, and with the group that shares Ray, that have the most tests.
+    """
     items.sort(key=lambda item: ("slow" in item.keywords, not shares_ray(item)))
 
 
