@@ -148,12 +148,12 @@ def cluster(tmp_path_factory):
         yield found
 
 
-def wait_until(is_so, seconds, cluster, every=1):
+def wait_until(is_so, seconds, cluster, every=1, say=Cluster.log):
     """Wait until something is so; not a measurement, but an end to a test that failed."""
     end = time.monotonic() + seconds
     while not is_so():
         if time.monotonic() > end:
-            pytest.fail(f"not so after {seconds} s\n{cluster.log()}")
+            pytest.fail(f"not so after {seconds} s\n{say(cluster)}")
         time.sleep(every)
 
 
@@ -229,4 +229,14 @@ def test_no_log_and_no_run_folder_has_the_token(cluster):
 
 def test_down_leaves_no_process_on_any_machine(cluster):
     cluster.ray("down", timeout=300)
-    wait_until(lambda: not any(host.processes(part) for host in cluster.machines for part in OF_RAY), 300, cluster)
+    wait_until(lambda: not left_over(cluster), 300, cluster, say=left_over)
+
+
+def left_over(cluster):
+    """Return Ray's processes by machine."""
+    found = {host.name: {pid for part in OF_RAY for pid in host.processes(part)} for host in cluster.machines}
+    return {
+        name: [Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode() for pid in pids]
+        for name, pids in found.items()
+        if pids
+    }
