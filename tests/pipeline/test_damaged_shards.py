@@ -226,6 +226,7 @@ class TestWholeRun:
     def arguments(self, shards, out, more=""):
         return [*SMALL.split(), "--data_root", shards.folder, "--out", str(out), *more.split()]
 
+    @pytest.mark.soak
     def test_two_workers_train_one_model_and_leave_out_and_name_bad_images(self, copy, tmp_path, capsys):
         (train,), (val,) = damage(copy, "train", [BAD]), damage(copy, "val", [4])
         main(self.arguments(copy, tmp_path / "runs", "--train.num_workers 2 --contrast.warmup_steps 1"))

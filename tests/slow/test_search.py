@@ -173,6 +173,7 @@ class Terminal:
         return b"".join(self._parts).decode()
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(tiny_camvid, tmp_path, monkeypatch):
     terminal = Terminal()
