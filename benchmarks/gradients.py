@@ -5,7 +5,7 @@
 
 A bare loop, and a line at each tenth of the steps: both losses; the norms of the gradients of cross-entropy and of
 weight x contrast, and the cosine between the two, for the parameters of backbone and head; the share of anchors that are
-wrongly predicted; the cosines of anchors with their positive and with their negative keys.
+predicted wrongly; the cosines of anchors with their positive and with their negative keys.
 """
 
 import itertools
