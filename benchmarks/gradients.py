@@ -4,8 +4,8 @@
     python benchmarks/gradients.py --contrast.weight 0.5          # the flags of pipeline.run; here of the default run
 
 A bare loop, and a line at each tenth of the steps: both losses; the norms of the gradients of cross-entropy and of
-weight x contrast, and the cosine between the two, for the parameters of backbone and head; the share of anchors that are
-predicted wrongly; the cosines of anchors with their positive and with their negative keys.
+weight x contrast, and the cosine between the two, for the parameters of backbone and head; the share of anchors
+that are predicted wrongly; the cosines of anchors with their positive and with their negative keys.
 """
 
 import itertools
