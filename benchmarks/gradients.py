@@ -22,7 +22,7 @@ from torch.autograd import grad
 from pipeline.data.sources import dataset_spec, find_all_pairs, find_root
 from pipeline.options import parse
 from pipeline.train import set_up
-from pipeline.training.model import Losses, TrainedModel, use_channels_last
+from pipeline.training.model import Losses, TrainedModel
 from pipeline.training.optimization import build_optimizer, lr_factor
 from pixcon_core.config import RunConfig
 from pixcon_core.data import IGNORE_INDEX, Sample, decode_image, load_pair
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> None:
     labels = np.concatenate([one.label.ravel() for one in samples])
     counts = np.bincount(labels[labels != IGNORE_INDEX], minlength=len(spec.classes))
     model = TrainedModel(config, tuple(counts.tolist())).train()
-    use_channels_last(model.segmentor, torch.device("cpu"))
+    model.segmentor.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
     optimizer = build_optimizer(model, config.train)
     print(f"{'':27}|{'backbone':^26}|{'head':^26}|{'anchors':^26}")
     print("".join(f"{column:>9}" for column in COLUMNS))

@@ -18,7 +18,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from pipeline.training.model import TrainedModel, use_channels_last
+from pipeline.training.model import TrainedModel
 from pipeline.training.optimization import autocast, build_optimizer
 from pixcon_core.config import ContrastConfig, IngestConfig, ModelConfig, RunConfig, TrainConfig
 from pixcon_core.contrast import PixelContrast
@@ -47,7 +47,7 @@ class Side:
         self.config, self.device = config.train, torch.device(device)
         before = torch.cuda.memory_allocated() if device == "cuda" else 0
         self.model = TrainedModel(config, (1000,) * num_classes).train().to(self.device)
-        use_channels_last(self.model.segmentor, self.device)
+        self.model.segmentor.to(memory_format=torch.channels_last)
         if self.model.contrast is not None:
             fill(self.model.contrast)
         self.optimizer = build_optimizer(self.model, config.train)

@@ -36,7 +36,7 @@ from pipeline.journey import find_data, prepare_data
 from pipeline.session import ray_session
 from pipeline.train import Job, Worker, set_up
 from pipeline.training.fit import run_workers
-from pipeline.training.model import TrainedModel, use_channels_last
+from pipeline.training.model import TrainedModel
 from pipeline.training.optimization import autocast, build_optimizer
 from pixcon_core.config import RunConfig
 from pixcon_core.presets import PRESETS
@@ -120,7 +120,7 @@ def _loop(config: RunConfig, data: Path, steps: int) -> Run:
         prefetch_factor=4,
     )
     model = TrainedModel(config, (1000,) * len(spec.classes)).train()
-    use_channels_last(model.segmentor, torch.device("cpu"))
+    model.segmentor.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, config.train)
     done, first = 0, 0.0
     while done < steps:

@@ -25,7 +25,7 @@ from pipeline.data.shards import Shards
 from pipeline.ingest import Batch, Plan
 from pipeline.progress import Record
 from pipeline.training.checkpoint import CheckpointError, Meta, load_meta, save_checkpoint
-from pipeline.training.model import Losses, TrainedModel, use_channels_last
+from pipeline.training.model import Losses, TrainedModel
 from pipeline.training.optimization import TrainingState, autocast, lr_factor
 from pixcon_core.config import RunConfig, TrainConfig
 from pixcon_core.contrast import keep_out_of_ddp
@@ -140,7 +140,7 @@ def train(
     torch.manual_seed(job.config.seed)
     model = TrainedModel(job.config, job.shards.splits["train"].class_pixels).to(device)
     if config.channels_last:
-        use_channels_last(model.segmentor, device)
+        model.segmentor.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
     state = TrainingState(model, config, device)
     first = 0 if start is None else _restore(start, job, state)
     clock = state.clock

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.estimating.trace import Operations, count_operations
-from pipeline.training.model import TrainedModel, build_contrast, use_channels_last
+from pipeline.training.model import TrainedModel, build_contrast
 from pipeline.training.optimization import autocast, build_optimizer
 from pixcon_core.config import RunConfig
 from pixcon_core.models import Segmentor, check_model
@@ -122,7 +122,7 @@ def time_step(
     )
     model = TrainedModel(small, (1,) * num_classes).to(device).train()
     if config.train.channels_last:
-        use_channels_last(model.segmentor, device)
+        model.segmentor.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
     optimizer = build_optimizer(model, config.train)
     noise = torch.randint(256, (images, *size, 3), dtype=torch.uint8, device=device)
     labels = torch.randint(num_classes, (images, *size), dtype=torch.uint8, device=device)

@@ -69,19 +69,6 @@ class TrainedModel(nn.Module):
         return Losses(cross_entropy + self.weight * contrast.loss, cross_entropy, contrast.loss, contrast.stats)
 
 
-def use_channels_last(segmentor: nn.Module, device: torch.device) -> None:
-    """Bring the weights into channels_last, the memory format of the fastest convolutions of GPUs and of oneDNN."""
-    segmentor.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
-    if device.type != "cpu":
-        return
-    for module in segmentor.modules():
-        # On one thread PyTorch gives 1x1 convolutions of fewer than 16 images to a way of its own, whose outputs are
-        # contiguous: what follows then changes formats to and fro. Dilated ones, the same with a single tap, go to
-        # oneDNN. A step of EfficientNet-Lite0 takes 0.83 of the time, one of mini-camvid 0.82.
-        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
-            module.dilation = (2, 2)
-
-
 def build_contrast(config: RunConfig, num_classes: int) -> PixelContrast:
     """Return the contrast term of a configuration."""
     settings = {f.name: getattr(config.contrast, f.name) for f in dataclasses.fields(config.contrast)}

@@ -13,7 +13,7 @@ from pipeline.ingest import Batch
 from pipeline.prepare import RowGroup, Shards, Split
 from pipeline.train import DivergedError, Job, Worker, _gradients, set_up, train
 from pipeline.training.checkpoint import load_meta, load_segmentor, load_training
-from pipeline.training.model import TrainedModel, use_channels_last
+from pipeline.training.model import TrainedModel
 from pipeline.training.optimization import autocast_type, computes_in_bfloat16, lr_factor, parameter_groups
 from pixcon_core.config import ContrastConfig, ModelConfig, RunConfig, TrainConfig
 
@@ -85,27 +85,6 @@ def test_threads_are_the_cores_shared_out_and_no_more_than_openmp_may_have(monke
         for num_sharing in (1, 2, 16):
             set_up(torch.device("cpu"), num_sharing)
     assert counts == [8, 4, 1, 3, 3, 1, 8, 4, 1]
-
-
-def test_in_channels_last_the_model_is_the_same_and_on_one_thread_no_convolution_leaves_it():
-    model = TrainedModel(job().config, (400, 300, 20)).segmentor
-    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    plain = model(images, with_embeddings=True)
-    weights = {name: value.clone() for name, value in model.state_dict().items() if "running" not in name}
-    use_channels_last(model, torch.device("cpu"))
-    assert all(torch.equal(model.state_dict()[name], value) for name, value in weights.items())
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            output = model(images.to(memory_format=torch.channels_last), with_embeddings=True)
-    finally:
-        torch.set_num_threads(threads)
-    torch.testing.assert_close(output.embeddings, plain.embeddings, rtol=1e-4, atol=1e-5)
-    assert output.embeddings.is_contiguous(memory_format=torch.channels_last)
-    names = {event.key for event in profile.key_averages()}
-    assert "aten::mkldnn_convolution" in names
-    assert not any("slow_conv" in name for name in names)
 
 
 def test_it_reports_metrics_and_keeps_checkpoints_when_it_should(whole):
