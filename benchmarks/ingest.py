@@ -30,7 +30,7 @@ from pipeline.prepare import prepare
 from pipeline.session import ray_session
 from pipeline.train import Job, Worker
 from pixcon_core.config import IngestConfig, RunConfig, TrainConfig
-from pixcon_core.data import DATASETS, Pair, decode_image, decode_label, encode_label, make_miniature
+from pixcon_core.data import DATASETS, DatasetSpec, Pair, decode_image, decode_label, encode_label, make_miniature
 from pixcon_core.data.transforms import augment
 
 BATCH = 8
@@ -78,10 +78,10 @@ def write_images(kind: Kind, root: Path) -> list[Pair]:
 
 
 class Files:
-    """The files as a map-style dataset."""
+    """The files as a map-style dataset; the labels are ids of classes, or those of a data set."""
 
-    def __init__(self, pairs: list[Pair], config: IngestConfig) -> None:
-        self.pairs, self.config = pairs, config
+    def __init__(self, pairs: list[Pair], config: IngestConfig, spec: DatasetSpec | None = None) -> None:
+        self.pairs, self.config, self.spec = pairs, config, spec
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -89,7 +89,10 @@ class Files:
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         pair = self.pairs[index]
         assert pair.label is not None
-        label = decode_label(pair.label.read_bytes())
+        if self.spec is None:
+            label = decode_label(pair.label.read_bytes())
+        else:
+            label = self.spec.to_train_ids(self.spec.read_label(pair.label))
         image = decode_image(pair.image.read_bytes(), label.shape)
         image, label = augment(image, label, self.config, np.random.default_rng())
         return torch.from_numpy(image), torch.from_numpy(label)

@@ -111,7 +111,7 @@ def _loop(config: RunConfig, data: Path, steps: int) -> Run:
     pairs = find_all_pairs(spec, data)["train"]
     size = config.train.batch_size
     loader = DataLoader(
-        Files(pairs, config.ingest),  # type: ignore[arg-type]
+        Files(pairs, config.ingest, spec),  # type: ignore[arg-type]
         batch_size=size,
         shuffle=True,
         drop_last=True,
