@@ -47,13 +47,13 @@ def by_class(folder: Path) -> list[str]:
             for method, result in pair.items():
                 assert result is not None
                 found[method].append(result["per_class_iou"])
-    lines = [f"{'IoU %':<12}{'baseline':>10}{'contrast':>10}{'difference, 95 % over seeds':>30}"]
+    lines = [f"{'IoU %':<12}{'baseline':>10}{'contrast':>10}{'difference, 95 % over seeds':>31}"]
     for name in found["baseline"][0]:
         base, treated = ([100 * one[name] for one in found[method]] for method in ("baseline", "contrast"))
         gains = [one - other for one, other in zip(treated, base, strict=True)]
         interval = mean_interval(gains)
         shown = "" if interval is None else f" ({interval['low']:+.1f} to {interval['high']:+.1f})"
-        lines.append(f"{name:<12}{fmean(base):>10.1f}{fmean(treated):>10.1f}{fmean(gains):>+14.1f}{shown:>16}")
+        lines.append(f"{name:<12}{fmean(base):>10.1f}{fmean(treated):>10.1f}{fmean(gains):>+13.1f}{shown:>18}")
     return lines
 
 

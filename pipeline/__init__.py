@@ -15,3 +15,5 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 if "RAY_ADDRESS" not in os.environ:
     # In spite of its name, this is what makes a local Ray listen on 127.0.0.1 alone, on every system.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    # A process of Train's that asks whether this machine is about to be taken away: seconds of a start.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")

@@ -10,6 +10,7 @@ Light to import: torch and Ray are needed only where something is predicted.
 """
 
 import json
+import os
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -93,13 +94,19 @@ def evaluate(
         protocol: Scales, flips and windows; None takes those of the checkpoint's configuration.
         num_examples: So many images, spread over the split, come back with their predictions.
         use_gpu: Predict on GPUs, one for each worker.
-        num_workers: Processes that predict side by side. None is one for each GPU; or on CPUs one, with all cores.
+        num_workers: Processes that predict side by side. None is one for each GPU; or on CPUs one, with all cores:
+            this one, unless Ray runs on a cluster.
         on_progress: Called with the number of images done and of all.
 
     Raises:
         ValueError: If the checkpoint is not one, or was trained for other classes; if there is no such split; if the
             cluster has no room for so many workers; or if no image can be read.
     """
+    if num_workers is None and not use_gpu and "RAY_ADDRESS" not in os.environ:
+        # Another process would take longer to begin, ten seconds and more, than a few hundred small images take.
+        return evaluate_here(
+            checkpoint, shards, split=split, protocol=protocol, num_examples=num_examples, on_progress=on_progress
+        )
     import ray.data  # some seconds
 
     from pipeline.predicting.predictor import Scorer, count_workers
@@ -129,6 +136,7 @@ def evaluate_here(
     num_examples: int = 0,
     use_gpu: bool = False,
     num_sharing: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Do what `evaluate` does in this process, which may have imported all that it takes; the result is the same.
 
@@ -140,7 +148,7 @@ def evaluate_here(
     scorer = Scorer(str(checkpoint), protocol, task.shown, Workers(num_sharing, use_gpu, num_sharing))
     blocks = (scorer(task.read({"id": [number]})) for number in range(task.num_blocks))
     results = ({name: column[0] for name, column in block.items()} for block in blocks)
-    return _collect(results, task, shards, split, None)
+    return _collect(results, task, shards, split, on_progress)
 
 
 class _Task(NamedTuple):

@@ -1,7 +1,6 @@
 """Ray Train's TorchTrainer around the training loop: workers, checkpoints, restarts."""
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import ray
 import ray.exceptions
 import ray.train
 import ray.train.torch
+from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, UserCallback
 
 from pipeline.command import TrainingError
@@ -46,9 +46,17 @@ def fit(job: Job, mailbox: Any, folder: Path) -> Path:
     if final.exists():
         return final
     config = job.config.train
-    parameters = {"job": job, "mailbox": mailbox}
+    parameters = {"job": ray.put(job), "mailbox": mailbox}
+
+    def loop(parameters: dict[str, Any]) -> None:
+        # Imported, and the job unpacked, by workers only: Ray Train's controller, which starts them, reads this
+        # function too, and would import timm and torchvision first.
+        from pipeline.training.fit import train_worker
+
+        train_worker(ray.get(parameters["job"]), parameters["mailbox"])
+
     result = run_workers(
-        _train_worker, parameters, config, folder, num_steps=lambda: _kept_step(folder), use_gpu=wants_gpu(config)
+        loop, parameters, config, folder, num_steps=lambda: _kept_step(folder), use_gpu=wants_gpu(config)
     )
     failure = ray.get(mailbox.failure.remote())
     if failure is not None:
@@ -118,8 +126,7 @@ def run_workers(
     Raises:
         TrainingError: If processes failed and trying again did not help.
     """
-    # A worker's report waits until the trainer looks for it; every two seconds by itself.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    get_or_create_autoscaling_coordinator()  # Train asks it for room, some seconds from now; it starts meanwhile
     count: int | tuple[int, int] = config.num_workers
     if config.min_workers is not None:
         count = config.min_workers, config.num_workers
@@ -176,8 +183,8 @@ def this_worker(num_sharing: int = 1) -> Worker:
     return Worker(context.get_world_rank(), context.get_world_size(), device)
 
 
-def _train_worker(parameters: dict[str, Any]) -> None:
-    job, mailbox = parameters["job"], parameters["mailbox"]
+def train_worker(job: Job, mailbox: Any) -> None:
+    """Train as one worker of Ray Train's, from its newest checkpoint; tell a `Mailbox` actor how it goes."""
     worker = this_worker()
     if ray.get(mailbox.failure.remote()) is not None:
         return  # started again, after a rank gave up
