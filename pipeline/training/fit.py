@@ -132,7 +132,7 @@ def run_workers(
         count = config.min_workers, config.num_workers
         if not use_gpu and resources is None:
             resources = {"CPU": ELASTIC_CPUS}
-    trainer = ray.train.torch.TorchTrainer(
+    trainer = _Trainer(
         loop,
         train_loop_config=parameters,
         # NCCL has no use where one process trains alone.
@@ -159,6 +159,11 @@ def run_workers(
                 cause = str(error).strip().splitlines()[-1]
                 raise TrainingError(f"training failed: {cause}") from error
             before = now
+
+
+class _Trainer(ray.train.torch.TorchTrainer):
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Leave Ctrl-C to the command; Ray's own handler ends the program without a word, and stays after training."""
 
 
 def _kept_step(folder: Path) -> int:
