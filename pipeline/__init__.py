@@ -1,7 +1,7 @@
 """The journey from a folder of images to a trained, evaluated segmentor, on Ray.
 
-What Ray is to know from the environment is set here: it looks when it is imported, and whichever module of this
-package comes first may import it.
+What Ray and OpenMP are to know from the environment is set here: they look when they are imported, and whichever module
+of this package comes first may import them.
 """
 
 import os
@@ -12,6 +12,11 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 # Ray's core writes its errors straight to the terminal, among them one for every actor that it may restart. What
 # concerns a user arrives as an exception.
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+# Threads that wait for each other give up their cores soon, as libgomp has it where it knows of too few. After 300
+# times as long, its default, they hold up what else runs there, and each other: five times and more beside one busy
+# process. Not to spin at all costs a tenth where nothing else runs.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 if "RAY_ADDRESS" not in os.environ:
     # In spite of its name, this is what makes a local Ray listen on 127.0.0.1 alone, on every system.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

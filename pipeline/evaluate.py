@@ -3,14 +3,14 @@
 python -m pipeline.evaluate --checkpoint runs/NAME/checkpoint
 python -m pipeline.evaluate --help
 
-Tasks read and decode; actors, on GPUs where there are any, predict. Predictions are compared at the labels' full
-resolution, with void left out (see `pixcon_core.metrics`). Images that can no longer be read are left out and named.
+Tasks read and decode; actors, on GPUs where there are any, predict. On one machine without GPUs this process does both,
+unless told otherwise. Predictions are compared at the labels' full resolution, with void left out (see
+`pixcon_core.metrics`). Images that can no longer be read are left out and named.
 
 Light to import: torch and Ray are needed only where something is predicted.
 """
 
 import json
-import os
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -102,14 +102,13 @@ def evaluate(
         ValueError: If the checkpoint is not one, or was trained for other classes; if there is no such split; if the
             cluster has no room for so many workers; or if no image can be read.
     """
-    if num_workers is None and not use_gpu and "RAY_ADDRESS" not in os.environ:
-        # Another process would take longer to begin, ten seconds and more, than a few hundred small images take.
+    from pipeline.predicting.predictor import Scorer, count_workers, predicts_here  # some seconds
+
+    if predicts_here(num_workers, use_gpu=use_gpu):
         return evaluate_here(
             checkpoint, shards, split=split, protocol=protocol, num_examples=num_examples, on_progress=on_progress
         )
-    import ray.data  # some seconds
-
-    from pipeline.predicting.predictor import Scorer, count_workers
+    import ray.data
 
     task = _plan(checkpoint, shards, split, num_examples)
     workers = count_workers(num_workers, use_gpu=use_gpu)

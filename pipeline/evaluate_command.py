@@ -9,6 +9,7 @@ Light to import, so that `--help` and mistakes in flags are answered at once.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -113,7 +114,7 @@ def run(options: Options) -> Path:
     """
     from pipeline.evaluate import STORED, evaluate, save_evaluation
     from pipeline.journey import new_folder
-    from pipeline.predicting.predictor import has_gpu
+    from pipeline.predicting.predictor import has_gpu, may_use_gpu, predicts_here
     from pipeline.progress import Bar
     from pipeline.session import ray_session
     from pipeline.training.checkpoint import load_meta  # some seconds: torch, Ray
@@ -125,8 +126,9 @@ def run(options: Options) -> Path:
     meta = load_meta(options.checkpoint)
     if options.baseline is not None:
         _check_baseline(options, meta.classes, load_meta(options.baseline).classes)
-    with ray_session():
-        use_gpu = has_gpu(options.device)
+    is_here = predicts_here(options.num_workers, use_gpu=may_use_gpu(options.device))
+    with contextlib.nullcontext() if is_here else ray_session():
+        use_gpu = not is_here and has_gpu(options.device)
         shards = _find_shards(options, meta.config)
 
         def score(checkpoint: Path, what: str) -> "Evaluation":
@@ -176,6 +178,7 @@ def _find_shards(options: Options, trained: RunConfig) -> "Shards":
     from pipeline.data.shards import INDEX, Shards
     from pipeline.data.sources import NEEDED_SPLITS, dataset_spec, find_all_pairs, find_root, fingerprint
     from pipeline.prepare import prepare_with_bar
+    from pipeline.session import ray_session
 
     dataset = options.dataset or trained.dataset
     data_root = options.data_root or (trained.data_root if dataset == trained.dataset else None)
@@ -197,7 +200,8 @@ def _find_shards(options: Options, trained: RunConfig) -> "Shards":
             of_a_run = place(pairs)
         if (of_a_run / INDEX).exists():
             return Shards.load(of_a_run)
-    return prepare_with_bar(spec, pairs, str(place(pairs)), trained.ingest.max_bad_share)
+    with ray_session():
+        return prepare_with_bar(spec, pairs, str(place(pairs)), trained.ingest.max_bad_share)
 
 
 def _result(options: Options, shards: "Shards", evaluation: "Evaluation", seconds: float) -> dict[str, Any]:

@@ -92,21 +92,26 @@ def run(options: Options) -> tuple[Path, int]:
         OSError: If something cannot be written.
     """
     inputs = find_inputs(options.input, options.out)
-    from pipeline.predicting.prediction import new_output, predict_files  # some seconds: torch, Ray
-    from pipeline.predicting.predictor import count_workers, has_gpu
+    from pipeline.predicting.prediction import new_output, predict_files, predict_files_here  # some seconds: torch
+    from pipeline.predicting.predictor import count_workers, has_gpu, may_use_gpu, predicts_here
     from pipeline.progress import Bar
-    from pipeline.session import ray_session
 
     output = new_output(options.out, options.checkpoint, overlay=options.overlay, probabilities=options.probabilities)
     _check_out(inputs, output, options.overwrite)
-    bar = Bar("Predicting", "image")
-    with ray_session():
-        workers = count_workers(options.num_workers, use_gpu=has_gpu(options.device))
-        start = time.monotonic()
-        try:
-            found = predict_files(options.checkpoint, inputs, output, options.evaluate, workers, bar.update)
-        finally:
-            bar.close()
+    bar, given = Bar("Predicting", "image"), (options.checkpoint, inputs, output, options.evaluate)
+    try:
+        if predicts_here(options.num_workers, use_gpu=may_use_gpu(options.device)):
+            start = time.monotonic()
+            found = predict_files_here(*given, bar.update)
+        else:
+            from pipeline.session import ray_session
+
+            with ray_session():
+                workers = count_workers(options.num_workers, use_gpu=has_gpu(options.device))
+                start = time.monotonic()
+                found = predict_files(*given, workers, bar.update)
+    finally:
+        bar.close()
     file = _write_summary(options, inputs, output, found, time.monotonic() - start)
     return file, sum(not one.reason for one in found)
 

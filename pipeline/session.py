@@ -39,13 +39,9 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
         yield
         return
     local = "RAY_ADDRESS" not in os.environ
-    # Of the processes that Ray starts: threads that wait for each other give up their cores soon, as libgomp has it
-    # where it knows of too few. After 300 times as long, its default, they hold up what else runs there, and each
-    # other: five times and more beside one busy process. Not to spin at all costs a tenth where nothing else runs.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    # And memory that a step gives up stays with its process: glibc hands it back, above all where a thread computes, as
-    # in Ray's processes, and takes it again for the next step, page by page: a seventh to a third of a step on a CPU.
+    # In the processes that Ray starts memory that a step gives up stays with its process. glibc hands it back, above
+    # all where a thread computes, as there, and takes it again for the next step, page by page: a seventh to a third of
+    # a step on a CPU.
     for name, value in MALLOC.items():
         os.environ.setdefault(name, value)
     with _silent_core():

@@ -1,11 +1,11 @@
-"""Image files -> label maps, overlays and probabilities, in files, by Ray Data.
+"""Image files -> label maps, overlays and probabilities, in files, by Ray Data or in this process.
 
 Tasks read and decode, actors predict, tasks write. Images that are too large to be predicted whole do not travel: the
 actor reads them itself, and writes what it has made of them.
 """
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import ray.data
 import torch
 from jaxtyping import UInt8
 from PIL import Image
@@ -69,6 +68,8 @@ def predict_files(
     Raises:
         OSError: If something cannot be written.
     """
+    import ray.data  # a second
+
     num_blocks = -(-len(inputs) // IMAGES_PER_BLOCK)
     rows = (
         ray.data.range(num_blocks, override_num_blocks=num_blocks)
@@ -82,15 +83,41 @@ def predict_files(
         )
         .map_batches(partial(_write, inputs=inputs, output=output), batch_size=None, num_cpus=0.25)
     )
+    return _collect(rows.iter_rows(), len(inputs), on_progress)
+
+
+def predict_files_here(
+    checkpoint: Path,
+    inputs: Sequence[Input],
+    output: Output,
+    protocol: EvaluateConfig,
+    on_progress: Callable[[int, int], None],
+) -> list[Predicted]:
+    """Do what `predict_files` does in this process, on all cores; the result is the same."""
+    predictor = _Predictor(str(checkpoint), inputs, output, protocol, Workers(1, False, 1))
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for number in range(-(-len(inputs) // IMAGES_PER_BLOCK)):
+            block = _write(predictor(_read({"id": [number]}, inputs=inputs)), inputs=inputs, output=output)
+            for values in zip(*block.values(), strict=True):
+                yield dict(zip(block, values, strict=True))
+
+    return _collect(rows(), len(inputs), on_progress)
+
+
+def _collect(
+    rows: Iterable[dict[str, Any]], num_images: int, on_progress: Callable[[int, int], None]
+) -> list[Predicted]:
+    """Put together what `_write` says of each image."""
     found: dict[int, Predicted] = {}
-    on_progress(0, len(inputs))
-    for row in rows.iter_rows():
+    on_progress(0, num_images)
+    for row in rows:
         if row["failure"]:
             raise OSError(row["failure"])
         one = Predicted(*(row[name] for name in Predicted._fields))
         found[int(one.number)] = one
-        on_progress(len(found), len(inputs))
-    return [found[number] for number in range(len(inputs))]
+        on_progress(len(found), num_images)
+    return [found[number] for number in range(num_images)]
 
 
 def _read(numbers: dict[str, Any], *, inputs: Sequence[Input]) -> dict[str, Any]:

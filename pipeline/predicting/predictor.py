@@ -1,6 +1,7 @@
 """Processes that predict: how many there can be, what each holds; for `pipeline.evaluate` and `pipeline.predict`."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +56,19 @@ def count_workers(wanted: int | None, *, use_gpu: bool) -> Workers:
             f" got {number}."
         )
     return Workers(number, use_gpu, -(-number // nodes))
+
+
+def predicts_here(wanted: int | None, *, use_gpu: bool) -> bool:
+    """Return whether the command's own process predicts: on one machine without GPUs, unless told otherwise.
+
+    Another one would take longer to begin, ten seconds and more, than a few hundred small images take.
+    """
+    return wanted is None and not use_gpu and "RAY_ADDRESS" not in os.environ
+
+
+def may_use_gpu(device: Device) -> bool:
+    """Return whether GPUs of this machine are wanted, before Ray is there to be asked."""
+    return device == "cuda" or (device == "auto" and torch.cuda.is_available())
 
 
 def has_gpu(device: Device) -> bool:

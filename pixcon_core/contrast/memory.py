@@ -60,20 +60,11 @@ class ClassMemory(nn.Module):
         """Fit a stored memory of another size into this one: the newest keys of each ring stay."""
         keys, written = state_dict.get(f"{prefix}keys"), state_dict.get(f"{prefix}written")
         num_classes, num_kinds, size, dim = self.keys.shape
-        if (
-            keys is not None
-            and written is not None
-            and keys.shape
-            == (
-                num_classes,
-                num_kinds,
-                keys.shape[2],
-                dim,
-            )
-            and keys.shape[2] != size
-        ):
-            state_dict = dict(state_dict)
-            state_dict[f"{prefix}keys"], state_dict[f"{prefix}written"] = _resized(keys, written, size)
+        if keys is not None and written is not None and keys.ndim == 4:
+            is_like = keys.shape == (num_classes, num_kinds, keys.shape[2], dim)
+            if is_like and keys.shape[2] != size:
+                state_dict = dict(state_dict)
+                state_dict[f"{prefix}keys"], state_dict[f"{prefix}written"] = _resized(keys, written, size)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -165,11 +165,23 @@ def test_label_maps_overlays_and_probabilities_are_those_of_the_checkpoint(fresh
     written = {file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()}
     assert len(written) == 3 * 7 + 1
 
+    here = tmp_path / "here"
+    run(fresh_checkpoint, photos, here, "--probabilities", "--evaluate.flip")  # in this process
+    assert "Not read: 2 images" in capsys.readouterr().out
+    assert {file.relative_to(here).as_posix() for file in here.rglob("*") if file.is_file()} == written
+    for name in written:
+        if name.startswith("labels/"):
+            assert (here / name).read_bytes() == (out / name).read_bytes()
+        if name.startswith("probabilities/"):
+            np.testing.assert_allclose(np.load(here / name), np.load(out / name), atol=1e-3)
+    same = {"failed", "images", "predictions", "classes", "evaluate", "kinds"}
+    again = json.loads((here / "predictions.json").read_text())
+    assert {name: again[name] for name in same} == {name: summary[name] for name in same}
+
     error = refused(capsys, fresh_checkpoint, photos, out)
     assert "A.png.png and 14 other files would be written over" in error
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_it_is_a_failure_only_if_no_image_can_be_read(fresh_checkpoint, tmp_path, capsys):
     (tmp_path / "a.jpg").write_text("no image")
     error = refused(capsys, fresh_checkpoint, tmp_path / "a.jpg", tmp_path / "out", code=1)
