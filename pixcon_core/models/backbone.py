@@ -1,6 +1,7 @@
 """timm models as backbones: feature maps at several strides, checked before anything large is made."""
 
 import difflib
+import functools
 from typing import Any, NamedTuple, cast
 
 import timm
@@ -59,7 +60,7 @@ def feature_levels(config: ModelConfig) -> list[Level]:
         ValueError: If timm does not know the backbone, cannot take features out of it, or not at this stride.
     """
     _check_name(config.backbone)
-    info: Any = _create_without_weights(config.backbone, _arguments(config)).feature_info
+    info = _feature_info(config.backbone, **_arguments(config))
     return [Level(*level) for level in zip(info.out_indices, info.channels(), info.reduction(), strict=True)]
 
 
@@ -128,7 +129,7 @@ def _arguments(config: ModelConfig) -> dict[str, Any]:
         return {}
     arguments = {"output_stride": config.output_stride}
     try:
-        info: Any = _create_without_weights(config.backbone, arguments).feature_info
+        info = _feature_info(config.backbone, **arguments)
     except Exception as error:  # models that cannot dilate refuse in several ways
         raise _stride_error(config, natural) from error
     if info.reduction()[-1] != config.output_stride:
@@ -138,7 +139,7 @@ def _arguments(config: ModelConfig) -> dict[str, Any]:
 
 def _natural_stride(backbone: str) -> int:
     try:
-        info: Any = _create_without_weights(backbone, {}).feature_info
+        info = _feature_info(backbone)
     except Exception as error:  # timm says so in several ways
         raise ValueError(
             f"model.backbone: timm cannot take feature maps out of {backbone} (it has no features_only); "
@@ -156,6 +157,12 @@ def _stride_error(config: ModelConfig, natural: int) -> ValueError:
 
 def _create(backbone: str, arguments: dict[str, Any]) -> nn.Module:
     return timm.create_model(backbone, features_only=True, **arguments)
+
+
+@functools.cache
+def _feature_info(backbone: str, **arguments: Any) -> Any:
+    """Return what timm says of a model's feature maps: only a model that was made says it, which takes long."""
+    return _create_without_weights(backbone, arguments).feature_info
 
 
 def _create_without_weights(backbone: str, arguments: dict[str, Any]) -> nn.Module:

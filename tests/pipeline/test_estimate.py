@@ -1,6 +1,7 @@
 """What `--dry_run` says, against hand counts, the real parts, and the memory of real processes."""
 
 import dataclasses
+import functools
 import inspect
 import os
 import subprocess
@@ -27,7 +28,7 @@ from pixcon_core.data import DATASETS, make_miniature
 from pixcon_core.presets import PRESETS
 
 SMALL = "--model.head_channels 16 --model.projection_dim 16 --ingest.crop 64 64 --contrast.memory_size 20".split()
-BIG = ("hrnet_w48", "resnet101")
+LARGE = [name for name, preset in PRESETS.items() if preset.dataset and DATASETS[preset.dataset].mini is None]
 
 
 @pytest.fixture
@@ -53,7 +54,9 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
+@functools.cache
 def estimated(arguments=""):
+    """For tests that are `untimed`, all of which get the same."""
     return estimate(parse([*SMALL, *arguments.split()]))
 
 
@@ -70,6 +73,7 @@ def after_one_step(config, num_classes=11):
     return model, optimizer
 
 
+@pytest.mark.slow
 def test_operations_are_the_published_ones_and_the_projection_head_is_two_products():
     model = on_meta(ModelConfig(backbone="hrnet_w48", head="hrnet"), 19, projection=True)
     found = count_operations(model, (1024, 2048), with_contrast=True)
@@ -284,9 +288,9 @@ def test_what_a_run_refuses_a_dry_run_refuses(arguments, message, elsewhere, cap
 
 
 def speed(name):
-    """Mark those that take long; of like ones, all but one are for a longer run."""
-    is_first = name == "cityscapes-hrnet-w48"
-    marks = [pytest.mark.slow if is_first else pytest.mark.soak] if PRESETS[name].model.backbone in BIG else []
+    """Mark those that take long: all but the miniatures'. Of one network, all but the first are for a longer run."""
+    backbones = {PRESETS[name].model.backbone: name for name in reversed(LARGE)}
+    marks = [] if name not in LARGE else [pytest.mark.slow if name in backbones.values() else pytest.mark.soak]
     return pytest.param(name, marks=marks)
 
 
