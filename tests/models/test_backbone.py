@@ -5,7 +5,7 @@ from torch.utils._pytree import tree_leaves
 
 from pixcon_core.config import ModelConfig
 from pixcon_core.models import build_segmentor, check_model, normalization
-from pixcon_core.models.backbone import feature_levels
+from pixcon_core.models.backbone import _feature_info, feature_levels
 
 
 def fresh(**settings):
@@ -45,6 +45,7 @@ def test_a_backbone_without_feature_maps_is_an_error(monkeypatch):
         return real(name, **arguments)
 
     monkeypatch.setattr(timm, "create_model", create_model)
+    _feature_info.cache_clear()
     with pytest.raises(ValueError, match="timm cannot take feature maps out of resnet18"):
         check_model(fresh(backbone="resnet18"), (64, 64))
 

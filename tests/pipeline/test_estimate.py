@@ -28,7 +28,6 @@ from pixcon_core.data import DATASETS, make_miniature
 from pixcon_core.presets import PRESETS
 
 SMALL = "--model.head_channels 16 --model.projection_dim 16 --ingest.crop 64 64 --contrast.memory_size 20".split()
-LARGE = [name for name, preset in PRESETS.items() if preset.dataset and DATASETS[preset.dataset].mini is None]
 
 
 @pytest.fixture
@@ -288,10 +287,10 @@ def test_what_a_run_refuses_a_dry_run_refuses(arguments, message, elsewhere, cap
 
 
 def speed(name):
-    """Mark those that take long: all but the miniatures'. Of one network, all but the first are for a longer run."""
-    backbones = {PRESETS[name].model.backbone: name for name in reversed(LARGE)}
-    marks = [] if name not in LARGE else [pytest.mark.slow if name in backbones.values() else pytest.mark.soak]
-    return pytest.param(name, marks=marks)
+    """Mark those that take long: all but the miniatures'. All but two of these are for a longer run."""
+    is_large = DATASETS[PRESETS[name].dataset].mini is None
+    kept = ("camvid-lite", "cityscapes-deeplabv3-r101")
+    return pytest.param(name, marks=[pytest.mark.slow if name in kept else pytest.mark.soak] if is_large else [])
 
 
 @pytest.mark.parametrize("name", [speed(name) for name in PRESETS if PRESETS[name].dataset])
