@@ -10,6 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 from pixcon_core.contrast.workers import current_world
 from pixcon_core.losses import Ohem, segmentation_loss
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 0.1])
 # Mining keeps what is below its threshold: more than so few pixels of any part.
 CASES = {"plain": {}, "weighted": {"class_weights": WEIGHTS}, "ohem": {"ohem": Ohem(0.3, min_kept=1)}}

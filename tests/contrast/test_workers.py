@@ -7,6 +7,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pixcon_core.contrast import PixelContrast, keep_out_of_ddp
 
+pytestmark = pytest.mark.slow
+
 
 def make(**settings):
     defaults = {

@@ -13,6 +13,8 @@ from pixcon_core.models import synchronize_batch_norm
 from pixcon_core.models.deeplabv3 import DeepLabV3Head, ImagePool
 from pixcon_core.models.sync_batch_norm import SynchronizedBatchNorm, SynchronizedBatchNormAct
 
+pytestmark = pytest.mark.slow
+
 
 def plain():
     """Batch norm as it comes, and each of its options."""
@@ -116,7 +118,6 @@ def results():
     return in_workers(in_worker)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_workers_are_as_one_process_with_the_whole_batch(results, case):
     build, split = CASES[case]

@@ -27,6 +27,8 @@ from pixcon_core.config import ContrastConfig, ModelConfig, RunConfig, TrainConf
 from pixcon_core.data import DATASETS, make_miniature
 from pixcon_core.presets import PRESETS
 
+pytestmark = pytest.mark.slow
+
 SMALL = "--model.head_channels 16 --model.projection_dim 16 --ingest.crop 64 64 --contrast.memory_size 20".split()
 
 
@@ -72,7 +74,6 @@ def after_one_step(config, num_classes=11):
     return model, optimizer
 
 
-@pytest.mark.slow
 def test_operations_are_the_published_ones_and_the_projection_head_is_two_products():
     model = on_meta(ModelConfig(backbone="hrnet_w48", head="hrnet"), 19, projection=True)
     found = count_operations(model, (1024, 2048), with_contrast=True)
@@ -167,7 +168,6 @@ print(status("VmHWM") - resident)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
     ("backbone", "head", "images"),
@@ -287,10 +287,9 @@ def test_what_a_run_refuses_a_dry_run_refuses(arguments, message, elsewhere, cap
 
 
 def speed(name):
-    """Mark those that take long: all but the miniatures'. All but two of these are for a longer run."""
-    is_large = DATASETS[PRESETS[name].dataset].mini is None
-    kept = ("camvid-lite", "cityscapes-deeplabv3-r101")
-    return pytest.param(name, marks=[pytest.mark.slow if name in kept else pytest.mark.soak] if is_large else [])
+    """Of those that take long, all but the miniatures', leave all but two to the longer run."""
+    is_small = DATASETS[PRESETS[name].dataset].mini is not None or name in ("camvid-lite", "cityscapes-deeplabv3-r101")
+    return pytest.param(name, marks=[] if is_small else pytest.mark.soak)
 
 
 @pytest.mark.parametrize("name", [speed(name) for name in PRESETS if PRESETS[name].dataset])

@@ -28,6 +28,8 @@ from pixcon_core.metrics import ImageCounts, confusion_matrix, counts_of, miou_o
 from pixcon_core.models import build_segmentor
 from pixcon_core.override import override
 
+pytestmark = pytest.mark.slow
+
 CONFIG = {"dataset": "mini-camvid", "model": {"backbone": "resnet10t", "pretrained": "false", "head_channels": 16}}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 VOID_ELEMENTS = {"meta", "link", "img", "br", "hr", "input"}

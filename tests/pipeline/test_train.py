@@ -103,6 +103,7 @@ def test_contrast_begins_after_warm_up(whole):
     assert all(record["contrast"] > 0 for record in whole.records[1:])
 
 
+@pytest.mark.slow
 def test_it_learns(tmp_path):
     longer = job(train={"steps": 60, "checkpoint_every": 60, "lr": 1e-2})
     records = Run(tmp_path).start(longer, source=lambda first: batches(first, 60)).records
@@ -187,6 +188,7 @@ def test_parts_of_a_batch_add_up_to_its_gradient(tmp_path):
         torch.testing.assert_close(added, whole, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"accumulate": 2}, {"ema_decay": 0.5}, {"precision": "float16"}], ids=str)
 def test_going_on_gives_the_same_bits_with_any_setting(tmp_path, changes):
     first, second = (Run(tmp_path / name) for name in ("whole", "resumed"))
@@ -207,6 +209,7 @@ def test_contrast_begins_after_as_many_steps_when_they_come_in_parts(tmp_path):
     assert all(record["contrast"] > 0 for record in run.records[1:])
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_what_the_formula_says(tmp_path):
     decay, every = 0.5, {"checkpoint_every": 1, "steps": 4}
     source = lambda first: batches(first, 4)  # noqa: E731
@@ -231,6 +234,7 @@ def test_averaged_weights_are_what_the_formula_says(tmp_path):
     assert same(dict(live), dict(load_file(plain.folder / "4" / "model.safetensors")))
 
 
+@pytest.mark.slow
 def test_float16_scales_the_loss_and_trains(tmp_path):
     run = Run(tmp_path).start(job(train={"precision": "float16", "steps": 8, "log_every": 8}))
     stored = load_training(tmp_path / "8")["scaler"]
