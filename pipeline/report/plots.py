@@ -12,6 +12,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 # Colours that no chart has by chance, and what becomes of them in the page. Series differ in lightness as well, so
 # that they can be told apart without seeing colours.
@@ -72,15 +73,17 @@ def chart(
         for one in series:
             if isinstance(one, Line):
                 xs, ys = thin(one.x, one.y)
-                axes.plot(
-                    xs, ys, color=one.colour, ls=one.style, lw=one.width, alpha=one.alpha, label=one.label or None
-                )
+                (drawn,) = axes.plot(xs, ys, color=one.colour, ls=one.style, lw=one.width, alpha=one.alpha)
+                if one.label:
+                    drawn.set_label(one.label)
+                if len(xs) == 1:  # no line to see
+                    drawn.set_marker("o")
             else:
                 axes.scatter(one.x, one.y, s=26, color=one.colour, marker=one.marker, label=one.label or None, zorder=3)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         if log_x:
-            axes.set_xscale("log")
+            _log_x(axes)
         if any(one.label for one in series):
             axes.legend(
                 frameon=False,
@@ -198,6 +201,15 @@ def _style() -> Any:
 def _axes(size: tuple[float, float]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots()
+
+
+def _log_x(axes: Axes) -> None:
+    """Make the horizontal axis logarithmic, with plain numbers: matplotlib's powers of ten are mathematical text."""
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _svg(figure: Figure, alt: str) -> Markup:
