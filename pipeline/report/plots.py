@@ -73,9 +73,9 @@ def chart(
         for one in series:
             if isinstance(one, Line):
                 xs, ys = thin(one.x, one.y)
-                (drawn,) = axes.plot(xs, ys, color=one.colour, ls=one.style, lw=one.width, alpha=one.alpha)
-                if one.label:
-                    drawn.set_label(one.label)
+                (drawn,) = axes.plot(
+                    xs, ys, color=one.colour, ls=one.style, lw=one.width, alpha=one.alpha, label=one.label or None
+                )
                 if len(xs) == 1:  # no line to see
                     drawn.set_marker("o")
             else:
