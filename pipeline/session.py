@@ -23,6 +23,13 @@ ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = 0.05  # type: ignore[assignmen
 ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**32)}
+# Ten times a second Ray looks for new logs, which would go to a terminal that gets none from us; and it collects
+# figures for its dashboard. Each costs a hundredth of a core, and holds up the threads of a step.
+UNWATCHED = {
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
+    "LOG_NAME_UPDATE_INTERVAL_S": "30",
+    "RAY_enable_metrics_collection": "0",
+}
 
 
 @contextlib.contextmanager
@@ -42,7 +49,7 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
     # In the processes that Ray starts memory that a step gives up stays with its process. glibc hands it back, above
     # all where a thread computes, as there, and takes it again for the next step, page by page: a seventh to a third of
     # a step on a CPU.
-    for name, value in MALLOC.items():
+    for name, value in (MALLOC if dashboard or not local else MALLOC | UNWATCHED).items():
         os.environ.setdefault(name, value)
     with _silent_core():
         context: Any = ray.init(
