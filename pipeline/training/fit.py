@@ -12,6 +12,7 @@ import ray.train
 import ray.train.torch
 from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, UserCallback
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 
 from pipeline.command import TrainingError
 from pipeline.growth import reachable_resources
@@ -162,6 +163,11 @@ def run_workers(
 
 
 class _Trainer(ray.train.torch.TorchTrainer):
+    def _create_default_callbacks(self) -> list[Any]:
+        """Leave out what hands data sets to workers: there are none, and its process would wake 100 times a second."""
+        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+        return [one for one in callbacks if not isinstance(one, DatasetsCallback)]
+
     def _register_sigint_handler(self, controller: Any) -> None:
         """Leave Ctrl-C to the command; Ray's own handler ends the program without a word, and stays after training."""
 
