@@ -24,12 +24,18 @@ def facts(contents: Contents) -> list[tuple[str, str]]:
     return [(name, plain(value)) for name, value in found]
 
 
-def changes(contents: Contents, settings: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the settings that a reproduction says it changed; of a run, those that its preset has otherwise."""
+def changes(contents: Contents) -> list[tuple[str, str]]:
+    """Return the settings that a reproduction says its trial changed."""
     stated = contents.facts.get("changes")
-    if isinstance(stated, dict):
-        return [(name, plain(value)) for name, value in stated.items()]
-    preset = PRESETS.get(str(contents.facts.get("preset")))
+    return [(name, plain(value)) for name, value in stated.items()] if isinstance(stated, dict) else []
+
+
+def unlike_preset(contents: Contents, settings: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return those of a run's settings that the preset of its data set has otherwise."""
+    datasets = contents.facts.get("datasets")
+    stated = datasets.get(settings.get("dataset")) if isinstance(datasets, dict) else None
+    of_data = stated.get("preset") if isinstance(stated, dict) else None
+    preset = PRESETS.get(str(of_data or contents.facts.get("preset")))
     if preset is None or not settings:
         return []
     try:

@@ -15,7 +15,7 @@ from pipeline.report import Progress
 from pipeline.report.ablations import ablation
 from pipeline.report.curves import curves
 from pipeline.report.folder import CONTRAST, METHODS, Contents, Dataset, Run, find_shards
-from pipeline.report.origin import changes, commands, facts, flat, run_row, versions
+from pipeline.report.origin import changes, commands, facts, flat, run_row, unlike_preset, versions
 from pipeline.report.pictures import BETTER, EACH, SAME, WORSE, Pictures, best_and_worst, data_uri, file_uri, hex_colour
 from pipeline.report.plots import scatter_map
 from pipeline.report.scores import (
@@ -118,7 +118,8 @@ def render(contents: Contents, progress: Progress | None = None) -> str:
             absent=_absent(contents),
             methods=[method for method in METHODS if any(method in one.methods for one in there)],
             facts=facts(contents),
-            changes=changes(contents, settings),
+            changes=changes(contents),
+            unlike_preset=unlike_preset(contents, settings),
             settings=sorted(flat(settings).items()),
             datasets=parts,
             change_colours=[hex_colour(one) for one in (BETTER, WORSE, SAME)],

@@ -97,18 +97,19 @@ def chart(
         return _svg(figure, alt)
 
 
-def intervals(alt: str, rows: Sequence[tuple[str, float, float, float]], *, x: str) -> Markup:
+def intervals(alt: str, rows: Sequence[tuple[str, float, Sequence[tuple[float, float]]]], *, x: str) -> Markup:
     """Return values with their intervals, one below the other, beside a line at 0.
 
     Args:
         alt: What is to be seen.
-        rows: Name, value, lower and upper end.
+        rows: Name, value, and lower and upper ends of its intervals, of which the first is drawn thick, others thin.
         x: Name of the axis, with its unit.
     """
     with _style():
         figure, axes = _axes((WIDTH, 0.9 + 0.35 * len(rows)))
-        for place, (_, value, low, high) in enumerate(rows):
-            axes.plot([low, high], [place, place], color=SECOND, lw=3, solid_capstyle="butt")
+        for place, (_, value, ends) in enumerate(rows):
+            for number, both in enumerate(ends):
+                axes.plot(both, [place, place], color=SECOND, lw=1 if number else 4, solid_capstyle="butt")
             axes.plot([value], [place], "o", color=SECOND, ms=8)
         axes.axvline(0, color=INK, lw=1)
         axes.set_yticks(range(len(rows)), [name for name, *_ in rows])

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from pipeline.report.plots import Line, Points, chart
+from pipeline.report.plots import Line, Points, chart, intervals
 
 
 def texts(svg):
@@ -33,3 +33,10 @@ def test_a_line_of_one_point_is_seen_and_names_stay_as_they_are(xs, marks):
     assert "a$b$" in texts(svg)
     ticks = len(texts(svg)) - 3  # names of the line and of both axes
     assert svg.count("<use") == ticks + 2 * marks  # in the chart and in the legend
+
+
+@pytest.mark.parametrize(("others", "is_seen"), [([], False), ([(-0.6, 1.1)], True)])
+def test_all_intervals_of_a_value_are_seen(others, is_seen):
+    found = texts(intervals("", [("camvid", 0.2, [(0.1, 0.3), *others])], x="points"))
+    ticks = [float(text.replace("\N{MINUS SIGN}", "-")) for text in found if re.fullmatch(r"\W?[\d.]+", text)]
+    assert (min(ticks) <= -0.5 and max(ticks) >= 1.0) == is_seen

@@ -187,6 +187,9 @@ def test_the_page_is_whole_well_formed_and_needs_nothing_from_elsewhere(page):
                  "Ablations", "temperature on mini-camvid", "gone/search , is no longer there", "no --data_root",
                  "python -m pipeline.reproduce --trial 3", "contrast.temperature 0.07"):  # fmt: skip
         assert part.replace(" ,", ",") in text, part
+    assert "What the trial changed setting value contrast.temperature 0.07" in text
+    own = text.split("Settings of the first run that differ from the preset's")[1].split("All settings")[0]
+    assert "model.head_channels 16" in own
     assert ("Helped most" in text) != ("no image in which contrast is better" in text)
     assert ("Hurt most" in text) != ("no image in which contrast is worse" in text)
     assert page.count('aria-label="Map by t-SNE') == 2
