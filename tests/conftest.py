@@ -1,4 +1,5 @@
 import os
+import signal
 import uuid
 from pathlib import Path
 
@@ -13,7 +14,11 @@ def pytest_configure():
     processes of tests already. Threads that wait for one that has no core are many times slower than one alone.
 
     Credentials for the S3 server of the tests, and for no other; Ray's workers get them from here.
+
+    A shell has its background commands ignore SIGINT, and all that they start; tests send it to what they start.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     os.environ["OMP_THREAD_LIMIT"] = "1"
     os.environ |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
