@@ -27,6 +27,11 @@ def test_a_logarithmic_axis_has_plain_numbers(values, shown):
     assert len(found) < 30
 
 
+@pytest.mark.parametrize(("xs", "is_there"), [([0, 1, 2, 3], False), ([0, 0.5, 3], True)])
+def test_numbers_of_trials_are_whole(xs, is_there):
+    assert ("0.5" in texts(chart("", [Points(xs, [10, 20, 30, 40][: len(xs)])], x="trial", y="mIoU"))) == is_there
+
+
 @pytest.mark.parametrize(("xs", "marks"), [([1.0], 1), ([1.0, 2.0], 0)])
 def test_a_line_of_one_point_is_seen_and_names_stay_as_they_are(xs, marks):
     svg = chart("", [Line(xs, xs, "a$b$")], x="step", y="loss")
