@@ -84,7 +84,7 @@ def chart(
         axes.set_ylabel(y)
         if log_x:
             _log_x(axes)
-        elif all(float(value).is_integer() for one in series for value in one.x):
+        elif all(isinstance(value, int) for one in series for value in one.x):
             axes.locator_params("x", integer=True)  # there is no trial 0.5
         if any(one.label for one in series):
             axes.legend(
