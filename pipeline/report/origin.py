@@ -33,7 +33,7 @@ def changes(contents: Contents) -> list[tuple[str, str]]:
 def unlike_preset(contents: Contents, settings: dict[str, Any]) -> list[tuple[str, str]]:
     """Return those of a run's settings that the preset of its data set has otherwise."""
     datasets = contents.facts.get("datasets")
-    stated = datasets.get(settings.get("dataset")) if isinstance(datasets, dict) else None
+    stated = datasets.get(str(settings.get("dataset"))) if isinstance(datasets, dict) else None
     of_data = stated.get("preset") if isinstance(stated, dict) else None
     preset = PRESETS.get(str(of_data or contents.facts.get("preset")))
     if preset is None or not settings:
