@@ -29,6 +29,8 @@ class Run(NamedTuple):
     """Its `result.json`."""
     settings: dict[str, Any]
     """Its configuration by section; empty where it has none."""
+    preset: str = ""
+    """What that started from."""
 
     @property
     def checkpoint(self) -> Path | None:
@@ -166,7 +168,8 @@ def _read_reproduction(folder: Path) -> Contents:
 
 
 def _read_run(folder: Path, method: str, seed: int, state: str) -> Run:
-    settings = (read_json(folder / CONFIG) or {}).get("config") or {}
+    stored = read_json(folder / CONFIG) or {}
+    settings = stored.get("config") or {}
     result = read_json(folder / RESULT)
     is_baseline = settings.get("contrast", {}).get("weight") == 0
     return Run(
@@ -176,6 +179,7 @@ def _read_run(folder: Path, method: str, seed: int, state: str) -> Run:
         state or ("finished" if result else "unfinished"),
         result,
         settings,
+        str(stored.get("preset")),
     )
 
 

@@ -30,16 +30,13 @@ def changes(contents: Contents) -> list[tuple[str, str]]:
     return [(name, plain(value)) for name, value in stated.items()] if isinstance(stated, dict) else []
 
 
-def unlike_preset(contents: Contents, settings: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return those of a run's settings that the preset of its data set has otherwise."""
-    datasets = contents.facts.get("datasets")
-    stated = datasets.get(str(settings.get("dataset"))) if isinstance(datasets, dict) else None
-    of_data = stated.get("preset") if isinstance(stated, dict) else None
-    preset = PRESETS.get(str(of_data or contents.facts.get("preset")))
-    if preset is None or not settings:
+def unlike_preset(run: Run) -> list[tuple[str, str]]:
+    """Return those of a run's settings that its preset has otherwise."""
+    preset = PRESETS.get(run.preset)
+    if preset is None:
         return []
     try:
-        wanted, given = flatten(override(RunConfig(), settings)), flatten(preset)
+        wanted, given = flatten(override(RunConfig(), run.settings)), flatten(preset)
     except ValueError:  # written by another version
         return []
     return [(name, plain(wanted[name])) for name in wanted if wanted[name] != given[name]]

@@ -86,7 +86,8 @@ def render(contents: Contents, progress: Progress | None = None) -> str:
     is_comparison = contents.kind == "reproduce"
     search, search_note = _search(contents)
     runs = [run for one in contents.datasets for run in one.runs]
-    settings = next((run.settings for run in sorted(runs, key=lambda run: run.method != CONTRAST) if run.settings), {})
+    first = next((run for run in sorted(runs, key=lambda run: run.method != CONTRAST) if run.settings), None)
+    settings = {} if first is None else first.settings
     found_versions, versions_caption = versions(contents)
     ablations = [ablation(one) for one in contents.ablations]
     titles = [
@@ -119,7 +120,7 @@ def render(contents: Contents, progress: Progress | None = None) -> str:
             methods=[method for method in METHODS if any(method in one.methods for one in there)],
             facts=facts(contents),
             changes=changes(contents),
-            unlike_preset=unlike_preset(contents, settings),
+            unlike_preset=[] if first is None else unlike_preset(first),
             settings=sorted(flat(settings).items()),
             datasets=parts,
             change_colours=[hex_colour(one) for one in (BETTER, WORSE, SAME)],
