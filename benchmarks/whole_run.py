@@ -4,9 +4,10 @@
     python benchmarks/whole_run.py --preset camvid-lite --steps 60
     python benchmarks/whole_run.py --start                  # only where the seconds before the first step go
 
-The loop has a DataLoader of two workers that read the raw files, and takes the same steps: forward, backward, update.
-`pipeline.run` is started as a user starts it, with one worker on all cores and with two that share them. Rates leave
-out the first step. All are measured in turn, round by round; ratios are medians over rounds of ratios within a round.
+The loop has a DataLoader whose workers read the raw files, two of them, or on a GPU one for each core, and takes the
+same steps: forward, backward, update. `pipeline.run` is started as a user starts it, with one worker on all cores, or
+on the GPU if there is one, and without a GPU with two that share the cores as well. Rates leave out the first step. All
+are measured in turn, round by round; ratios are medians over rounds of ratios within a round.
 Memory is the most that all processes of one together have at a time, pages that they share counted once.
 """
 
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -40,6 +41,8 @@ from pipeline.training.model import TrainedModel
 from pipeline.training.optimization import autocast, build_optimizer
 from pixcon_core.config import RunConfig
 from pixcon_core.presets import PRESETS
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Run(NamedTuple):
@@ -106,7 +109,7 @@ def _loop(config: RunConfig, data: Path, steps: int) -> Run:
     from torch.utils.data import DataLoader
 
     begun = time.perf_counter()
-    set_up(torch.device("cpu"), 1)
+    set_up(DEVICE, 1)
     spec = dataset_spec(config.dataset)
     pairs = find_all_pairs(spec, data)["train"]
     size = config.train.batch_size
@@ -115,22 +118,26 @@ def _loop(config: RunConfig, data: Path, steps: int) -> Run:
         batch_size=size,
         shuffle=True,
         drop_last=True,
-        num_workers=2,
+        num_workers=2 if DEVICE.type == "cpu" else len(os.sched_getaffinity(0)),
+        pin_memory=DEVICE.type == "cuda",
         persistent_workers=True,
         prefetch_factor=4,
     )
-    model = TrainedModel(config, (1000,) * len(spec.classes)).train()
+    model = TrainedModel(config, (1000,) * len(spec.classes)).train().to(DEVICE)
     model.segmentor.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, config.train)
     done, first = 0, 0.0
     while done < steps:
-        for images, labels in loader:
-            with autocast(config.train, torch.device("cpu")):
+        for batch in loader:
+            images, labels = (tensor.to(DEVICE, non_blocking=True) for tensor in batch)
+            with autocast(config.train, DEVICE):
                 losses = model(images, labels)
             losses.total.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             done += 1
+            if done in (1, steps) and DEVICE.type == "cuda":
+                torch.cuda.synchronize()
             if done == 1:
                 first = time.perf_counter()
             if done == steps:
@@ -175,7 +182,7 @@ def start_parts(config: RunConfig, data: Path, out: Path) -> dict[str, float]:
         end("shards, where there are none yet")
         ray.get(ray.remote(_import_all).remote())
         end("one process of Ray's and what a worker imports")
-        run_workers(_do_nothing, {}, config.train, out, num_steps=lambda: 0, use_gpu=False)
+        run_workers(_do_nothing, {}, config.train, out, num_steps=lambda: 0, use_gpu=DEVICE.type == "cuda")
         end("a trainer whose worker does nothing: two such processes")
         cache = keep_decoded(shards, "train", config)
         next(iter(stream(Job(config, shards, cache).plan(Worker()), config.ingest, first_step=0, last_step=8)))
@@ -211,22 +218,29 @@ def main() -> None:
             for part, seconds in start_parts(on, data, out).items():
                 print(f"{part:<60} {seconds:>6.1f} s")
             return
-        rounds = []
-        for _ in range(arguments.rounds):
-            ours, two = (pipeline_run(arguments.preset, data, arguments.steps, workers, out) for workers in (1, 2))
-            rounds.append((ours, two, loop(on, data, arguments.steps), loop(off, data, arguments.steps)))
-    names = "pipeline.run", "pipeline.run, 2 workers", "loop", "loop without contrast"
-    print(f"{arguments.preset}, {arguments.steps} steps, medians of {arguments.rounds} rounds")
+        sides: dict[str, Callable[[], Run]] = {
+            "pipeline.run": lambda: pipeline_run(arguments.preset, data, arguments.steps, 1, out),
+            "pipeline.run, 2 workers": lambda: pipeline_run(arguments.preset, data, arguments.steps, 2, out),
+            "loop": lambda: loop(on, data, arguments.steps),
+            "loop without contrast": lambda: loop(off, data, arguments.steps),
+        }
+        if DEVICE.type == "cuda":
+            del sides["pipeline.run, 2 workers"]  # each worker takes a GPU
+        rounds = [{name: side() for name, side in sides.items()} for _ in range(arguments.rounds)]
+    print(f"{arguments.preset}, {arguments.steps} steps on {DEVICE.type}, medians of {arguments.rounds} rounds")
     print(f"{'':<24} {'images/s':>9} {'first step after s':>19} {'in all s':>9} {'GiB':>6}")
-    for title, runs in zip(names, zip(*rounds, strict=True), strict=True):
-        rate, start, whole, gib = (statistics.median(column) for column in zip(*runs, strict=True))
-        print(f"{title:<24} {rate:>9.1f} {start:>19.1f} {whole:>9.1f} {gib:>6.1f}")
-    rates = [[one.images_per_second for one in each] for each in rounds]
-    against_loop = statistics.median(ours / bare for ours, _, bare, _ in rates)
-    contrast = statistics.median(without / bare for _, _, bare, without in rates)
-    workers = statistics.median(two / ours for ours, two, _, _ in rates)
-    print(f"pipeline.run / loop: {against_loop:.2f}x (target 0.95); a step with contrast / without: {contrast:.2f}x")
-    print(f"two workers / one, on the same cores: {workers:.2f}x")
+    for name in sides:
+        columns = zip(*(each[name] for each in rounds), strict=True)
+        rate, start, whole, gib = (statistics.median(column) for column in columns)
+        print(f"{name:<24} {rate:>9.1f} {start:>19.1f} {whole:>9.1f} {gib:>6.1f}")
+
+    def ratio(name: str, other: str) -> float:
+        return statistics.median(each[name].images_per_second / each[other].images_per_second for each in rounds)
+
+    print(f"pipeline.run / loop: {ratio('pipeline.run', 'loop'):.2f}x (target 0.95)")
+    print(f"a step with contrast / without: {ratio('loop without contrast', 'loop'):.2f}x")
+    if "pipeline.run, 2 workers" in sides:
+        print(f"two workers / one, on the same cores: {ratio('pipeline.run, 2 workers', 'pipeline.run'):.2f}x")
 
 
 if __name__ == "__main__":
