@@ -83,8 +83,11 @@ def wants_gpu(config: TrainConfig) -> bool:
     name, needed = "num_workers", config.num_workers
     if config.min_workers is not None:
         name, needed = "min_workers", config.min_workers
-    if config.device == "cuda" and gpus < needed:
-        raise ValueError(f"train.device=cuda with train.{name}={needed} takes as many GPUs, but Ray sees {gpus}.")
+    if gpus < needed and (config.device == "cuda" or (config.device == "auto" and gpus > 0)):
+        raise ValueError(
+            f"train.device={config.device} with train.{name}={needed} takes as many GPUs, but Ray sees {gpus}. Lower"
+            f" train.{name}, or set train.device=cpu."
+        )
     if needed >= cpus:
         raise ValueError(
             f"train.{name} must be less than the CPUs that Ray has ({cpus}), so that one is left to read images, but"
