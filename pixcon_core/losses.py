@@ -136,8 +136,9 @@ def _keep_hard(
     valid = labels != ignore_index
     own = labels.masked_fill(~valid, 0)
     probability = logits.softmax(dim=1).gather(1, own[:, None])[:, 0]
-    ranked = probability[valid]
-    if len(ranked) <= ohem.min_kept:
+    if labels.numel() <= ohem.min_kept:
         return labels
+    # Void pixels rank last, so that the threshold is infinite where others are too few; no wait for a GPU.
+    ranked = torch.where(valid, probability, math.inf).flatten()
     threshold = ranked.kthvalue(ohem.min_kept + 1).values.clamp(min=ohem.threshold)
     return labels.masked_fill(probability >= threshold, ignore_index)

@@ -130,6 +130,7 @@ def hard_pixels(found, threshold, min_kept):
     [
         pytest.param(0.3, 5, id="threshold-decides"),
         pytest.param(0.01, 50, id="min-kept-decides"),
+        pytest.param(0.01, 400, id="all-but-void-are-kept"),
         pytest.param(0.3, 10_000, id="all-are-kept"),
     ],
 )
@@ -142,7 +143,7 @@ def test_ohem_matches_a_plain_loop(logits, labels, threshold, min_kept, weights)
         output(logits), labels, class_weights=given, aux_weight=0.4, ohem=Ohem(threshold, min_kept)
     )
     assert loss.item() == pytest.approx(weighted_mean(kept, weights or [1.0] * CLASSES), rel=1e-5)
-    assert len(kept) == (min_kept if threshold < 0.1 else len(kept))
+    assert len(kept) == (min(min_kept, len(found)) if threshold < 0.1 else len(kept))
 
 
 def test_ohem_leaves_the_auxiliary_term_alone(logits, labels):

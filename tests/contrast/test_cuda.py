@@ -1,15 +1,16 @@
-"""The contrast on a GPU: as on a CPU, and without a wait."""
+"""The contrast on a GPU: as on a CPU, and without a wait. Most of it is skipped where there is none."""
 
 import copy
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from contrast.reference import reference
 from pixcon_core.contrast import PixelContrast
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 GPU = torch.device("cuda")
 SAMPLINGS = [("random", 30, 60), ("hardest", 30, 60), ("semi_hard", 30, 60), ("semi_hard", None, None)]
@@ -41,6 +42,30 @@ def blobs(num_classes=5, dim=16, cells=6, cell=8):
     return embeddings.float(), full, logits
 
 
+@pytest.mark.parametrize("keys", ["batch", "pixel+region"])
+@pytest.mark.parametrize("label_mode", ["nearest", "majority"])
+@pytest.mark.parametrize(("key_sampling", "positives", "negatives"), SAMPLINGS)
+def test_nothing_on_a_gpu_depends_on_a_value(keys, label_mode, key_sampling, positives, negatives):
+    """Such a tensor has a device and a shape and no content: what would wait for it, or mix it with a CPU's, raises."""
+    with FakeTensorMode():
+        module = made(
+            keys=keys,
+            label_mode=label_mode,
+            key_sampling=key_sampling,
+            num_positives=positives,
+            num_negatives=negatives,
+            num_candidates=100,
+        ).to(GPU)
+        module._is_warm = True  # the one look, after which it is known
+        embeddings = torch.randn(2, 16, 48, 48, device=GPU)
+        labels, logits = torch.randint(5, (2, 96, 96), device=GPU), torch.randn(2, 5, 48, 48, device=GPU)
+        loss, stats = module(embeddings, labels, logits)
+        assert {tensor.device.type for tensor in (loss, *stats, *module.state_dict().values())} == {"cuda"}
+        with pytest.raises(DataDependentOutputException):
+            loss.item()
+
+
+@needs_gpu
 @pytest.mark.parametrize("keys", ["batch", "pixel", "pixel+region"])
 @pytest.mark.parametrize(("key_sampling", "positives", "negatives"), SAMPLINGS)
 def test_contrast_is_that_of_the_cpu(keys, key_sampling, positives, negatives):
@@ -61,6 +86,7 @@ def test_contrast_is_that_of_the_cpu(keys, key_sampling, positives, negatives):
         torch.testing.assert_close(there.cpu(), here, rtol=1e-5, atol=1e-6, msg=name)
 
 
+@needs_gpu
 def test_contrast_is_that_of_the_formula():
     module = made(
         num_classes=3,
@@ -94,6 +120,7 @@ def test_contrast_is_that_of_the_formula():
     assert loss.item() == pytest.approx(expected[0], rel=1e-6)
 
 
+@needs_gpu
 @pytest.mark.parametrize("key_sampling", ["random", "hardest", "semi_hard"])
 @pytest.mark.parametrize("label_mode", ["nearest", "majority"])
 def test_contrast_never_waits_for_the_gpu(key_sampling, label_mode):
@@ -109,6 +136,7 @@ def test_contrast_never_waits_for_the_gpu(key_sampling, label_mode):
     assert torch.isfinite(embeddings.grad).all()
 
 
+@needs_gpu
 def test_labels_that_are_no_classes_are_ignored():
     module = made().to(GPU)
     embeddings, labels, logits = (tensor.to(GPU) for tensor in blobs())
@@ -117,6 +145,7 @@ def test_labels_that_are_no_classes_are_ignored():
     assert torch.equal(module(embeddings, strange, logits).loss, expected)
 
 
+@needs_gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_embeddings_of_16_bits_come_close_to_those_of_32(dtype):
     embeddings, labels = (tensor.to(GPU) for tensor in blobs()[:2])

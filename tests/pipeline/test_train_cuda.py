@@ -1,10 +1,11 @@
-"""Training on a GPU: every precision, checkpoints, and the memory it takes."""
+"""Training on a GPU: every precision, checkpoints, and the memory it takes. Most is skipped where there is none."""
 
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.estimating.estimate import estimate
 from pipeline.ingest import Batch
@@ -15,7 +16,7 @@ from pipeline.training.checkpoint import load_meta, load_segmentor
 from pipeline.training.model import TrainedModel
 from pipeline.training.optimization import autocast, build_optimizer
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 GPU = torch.device("cuda")
 
@@ -55,6 +56,27 @@ class Run:
         return self
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--preset mini-camvid",
+        "--preset mini-camvid --model.head deeplabv3 --train.ohem_threshold 0.7 --train.ohem_min_kept 100",
+        "--preset mini-camvid --model.head ocr --model.backbone hrnet_w18_small --train.class_weights none",
+    ],
+)
+def test_no_loss_on_a_gpu_depends_on_a_value(arguments):
+    """Such a tensor has a device and a shape and no content: what would wait for it, or mix it with a CPU's, raises."""
+    config = parse(arguments.split()).config
+    TrainedModel(config, (1,) * 11)  # timm's own account of the backbone is kept from here on
+    with FakeTensorMode(), GPU:
+        model = TrainedModel(config, (1000,) * 11).train()
+        model.contrast._is_warm = True
+        images = torch.randint(256, (2, 64, 64, 3)).to(torch.uint8)
+        losses = model(images, torch.randint(11, (2, 64, 64)).to(torch.uint8))
+    assert {loss.device.type for loss in losses[:3]} == {"cuda"}
+
+
+@needs_gpu
 @pytest.mark.parametrize("precision", ["auto", "float32", "float16", "bfloat16"])
 def test_a_network_trains_and_its_checkpoint_predicts_on_a_cpu(tmp_path, precision):
     run = Run(tmp_path).start(job("--train.precision", precision))
@@ -69,6 +91,7 @@ def test_a_network_trains_and_its_checkpoint_predicts_on_a_cpu(tmp_path, precisi
     torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-3)
 
 
+@needs_gpu
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_going_on_from_a_checkpoint_ends_where_the_whole_run_does(tmp_path, precision):
     folders = tmp_path / "whole", tmp_path / "resumed"
@@ -82,6 +105,7 @@ def test_going_on_from_a_checkpoint_ends_where_the_whole_run_does(tmp_path, prec
         assert resumed.records[-1][name] == pytest.approx(whole.records[-1][name], rel=2e-2), name
 
 
+@needs_gpu
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
