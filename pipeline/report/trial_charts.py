@@ -25,6 +25,7 @@ def history(trials: list[Record]) -> Markup | None:
         if one.state == "complete" and one.role != BASELINE:
             best.append((one.number, max(one.miou, best[-1][1] if best else 0.0)))
     if best:
+        best.append((trials[-1].number, best[-1][1]))  # those after it had no more
         xs, ys = zip(*best, strict=True)
         series.append(Line(xs, [100 * y for y in ys], "best so far", SECOND, width=1.4))
     base = next((one.miou for one in trials if one.role == BASELINE and one.state == "complete"), None)

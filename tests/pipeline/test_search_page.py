@@ -8,11 +8,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from pipeline.options import store
-from pipeline.report import try_report, write_report
+from pipeline.report import trial_charts, try_report, write_report
 from pipeline.report.trials import importances, load_study, read_search
 from pipeline.tuning.options import SearchOptions
 from pipeline.tuning.search_report import write_best, write_trials
-from pipeline.tuning.study import BASELINE, CHANGES, FAILED, ROLE, START, open_study, records
+from pipeline.tuning.study import BASELINE, CHANGES, FAILED, ROLE, START, Record, open_study, records
 from pixcon_core.presets import PRESETS
 
 TEMPERATURE, KEYS = "contrast.temperature", "contrast.keys"
@@ -69,6 +69,16 @@ def test_the_page_of_a_search_shows_every_trial_and_why_it_failed(folder):
         assert part in page, part
     assert page.count("<svg") == 4  # history, by step, and a chart for each setting
     assert "at step 10" in page
+
+
+def test_the_best_so_far_is_a_line_to_the_last_trial_also_where_the_first_is_the_best(monkeypatch):
+    first = Record(0, START, "complete", {}, {10: 0.2, 20: 0.4}, 1.0, "", [0.4])
+    trials = [first, first._replace(number=1, role=BASELINE), first._replace(number=2, role="", state="stopped")]
+    drawn = []
+    monkeypatch.setattr(trial_charts, "chart", lambda alt, series, **_: drawn.extend(series))
+    trial_charts.history(trials)
+    (best,) = [one for one in drawn if one.label == "best so far"]
+    assert (list(best.x), list(best.y)) == ([0, 2], [40.0, 40.0])
 
 
 def test_importance_is_of_the_setting_that_matters_at_a_step_that_most_trials_reached(folder):
