@@ -5,9 +5,11 @@ and in reports; by these names `pixcon_core.override` changes them. Checks that 
 installed packages are in `pipeline.data.checks`, not here.
 """
 
+import functools
 import math
+import types
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 Keys = Literal["batch", "pixel", "region", "pixel+region"]
 KeySampling = Literal["random", "hardest", "semi_hard"]
@@ -20,10 +22,27 @@ def _require(holds: bool, name: str, rule: str, value: object, way_out: str = ""
         raise ValueError(f"{name} must be {rule}, but got {value}." + (f" {way_out}" if way_out else ""))
 
 
-def _require_finite(section: Any, name: str) -> None:
-    """Refuse inf and nan, which comparisons let through or explain badly."""
+@functools.cache
+def _options(section: type) -> dict[str, list[Any]]:
+    """Return the words that each field may have; none where it takes other things."""
+    found = {}
+    for name, hint in get_type_hints(section).items():
+        parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        words = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
+        found[name] = [*words, None] if words and types.NoneType in parts else words
+    return found
+
+
+def check_fields(section: Any, name: str) -> None:
+    """Refuse words that are none of a field's, and inf and nan, which comparisons let through or explain badly."""
     for one in fields(section):
-        value = getattr(section, one.name)
+        value, options = getattr(section, one.name), _options(type(section))[one.name]  # type: ignore[arg-type]
+        _require(
+            not options or isinstance(value, tuple) or (type(value), value) in [(type(word), word) for word in options],
+            f"{name}.{one.name}",
+            f"one of {', '.join(map(str, options))}",
+            repr(value),
+        )
         numbers = value if isinstance(value, tuple) else (value,)
         _require(
             all(math.isfinite(number) for number in numbers if isinstance(number, float)),
@@ -60,7 +79,7 @@ class ModelConfig:
     """D, the length of an embedding."""
 
     def __post_init__(self) -> None:
-        _require_finite(self, "model")
+        check_fields(self, "model")
         _require(self.head_channels >= 8, "model.head_channels", ">= 8", self.head_channels)
         _require(self.aux_weight >= 0, "model.aux_weight", ">= 0", self.aux_weight)
         _require(self.projection_dim >= 2, "model.projection_dim", ">= 2", self.projection_dim)
@@ -113,7 +132,7 @@ class ContrastConfig:
     """How labels come to feature resolution."""
 
     def __post_init__(self) -> None:
-        _require_finite(self, "contrast")
+        check_fields(self, "contrast")
         _require(self.weight >= 0, "contrast.weight", ">= 0", self.weight, "0 turns the term off.")
         _require(self.temperature > 0, "contrast.temperature", "> 0", self.temperature, "The paper uses 0.1.")
         for name in ("num_positives", "num_negatives"):
@@ -192,7 +211,7 @@ class IngestConfig:
     ends the run. 0 ends it at the first."""
 
     def __post_init__(self) -> None:
-        _require_finite(self, "ingest")
+        check_fields(self, "ingest")
         _require(min(self.crop) >= 32, "ingest.crop", "at least 32 32", self.crop)
         for name in ("scale", "aspect"):
             low, high = getattr(self, name)
@@ -286,7 +305,7 @@ class TrainConfig:
     """auto: a GPU for each worker where the cluster has any."""
 
     def __post_init__(self) -> None:
-        _require_finite(self, "train")
+        check_fields(self, "train")
         _require(self.steps >= 1, "train.steps", ">= 1", self.steps)
         _require(self.batch_size >= 1, "train.batch_size", ">= 1", self.batch_size)
         _require(self.lr > 0, "train.lr", "> 0", self.lr)
@@ -357,7 +376,7 @@ class EvaluateConfig:
     thirds of the window."""
 
     def __post_init__(self) -> None:
-        _require_finite(self, "evaluate")
+        check_fields(self, "evaluate")
         _require(self.short_side is None or self.short_side >= 32, "evaluate.short_side", ">= 32", self.short_side)
         _require(
             len(self.scales) > 0 and min(self.scales) > 0, "evaluate.scales", "one or more factors > 0", self.scales

@@ -71,7 +71,7 @@ def _fits(value: object, hint: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, arg) for arg in args)
     if origin is Literal:
-        return value in args
+        return any(value == arg and type(value) is type(arg) for arg in args)  # 16.0 is no 16
     if origin is tuple:
         if args[-1] is Ellipsis:
             return isinstance(value, tuple) and all(_fits(one, args[0]) for one in value)

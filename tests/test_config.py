@@ -1,9 +1,19 @@
 import dataclasses
 import json
+from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 
-from pixcon_core.config import ContrastConfig, EvaluateConfig, IngestConfig, ModelConfig, RunConfig, TrainConfig
+from pixcon_core.config import (
+    ContrastConfig,
+    EvaluateConfig,
+    IngestConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    check_fields,
+)
 from pixcon_core.data import DATASETS
 from pixcon_core.override import flatten, override
 from pixcon_core.presets import PRESETS, default_preset
@@ -76,6 +86,29 @@ def test_what_does_not_fit_is_refused_by_name(changes, message):
 def test_a_value_out_of_range_is_refused_where_it_is_made(section, field, value):
     with pytest.raises(ValueError, match=rf"\.{field} must be .*but got"):
         section(**{field: value})
+
+
+@dataclass
+class Words:
+    """Not one of the configuration's own: those are looked at by beartype before, in tests alone."""
+
+    word: Literal["a", "b"] = "a"
+    number: Literal[8, 16] | None = 8
+    both: Literal["none"] | tuple[float, ...] = "none"
+    free: str = "x"
+
+
+def test_a_word_that_is_none_of_a_fields_is_refused():
+    for fine in ({}, {"word": "b", "number": 16, "both": (1.0,), "free": "y"}):
+        check_fields(Words(**fine), "words")
+    for field, value in (("word", "c"), ("word", 1), ("number", 16.0), ("number", 12), ("both", "nine")):
+        with pytest.raises(ValueError, match=rf"words\.{field} must be one of .*, but got {value!r}"):
+            check_fields(Words(**{field: value}), "words")
+
+
+def test_a_number_of_another_type_is_no_option():
+    with pytest.raises(ValueError, match=r"model\.output_stride takes 8 or 16 or 32, but got 16\.0"):
+        override(RunConfig(), {"model": {"output_stride": 16.0}})
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), -float("inf")])

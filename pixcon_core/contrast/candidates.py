@@ -57,8 +57,8 @@ def stored_keys(memory: ClassMemory, seed: Int64[Tensor, ""]) -> StoredKeys:
 def sample_size(num: int | None, key_sampling: KeySampling, num_candidates: int | None) -> int | None:
     """Return how many keys to look at in order to choose `num`; None for all.
 
-    Twelve for each one asked leave the hardest tenth larger than the draw; four leave a random draw full even
-    if most candidates turn out to be of the other sign.
+    Twelve for each one asked leave the hardest tenth larger than the draw; four leave a random draw full
+    unless fewer than a quarter of the candidates turn out to be of the wanted sign.
     """
     if num is None or key_sampling == "hardest" or num_candidates is None:
         return None

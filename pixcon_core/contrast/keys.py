@@ -12,6 +12,9 @@ from torch import Tensor
 
 from pixcon_core.contrast.anchors import ClassOrder
 
+MIN_LENGTH = 1e-12
+"""A vector that is no longer than this counts as zero, and is neither an anchor nor a key."""
+
 
 class Keys(NamedTuple):
     """Embeddings to compare with."""
@@ -95,7 +98,7 @@ def region_keys(
     flat = labels.flatten(1)
     # Each pixel's length goes into its weight, so that the map is read twice and never copied.
     length = torch.linalg.vector_norm(pixels, dim=1, dtype=_at_least_float32(pixels.dtype))
-    weight = torch.where(flat >= 0, 1 / length.clamp(min=1e-12), 0)
+    weight = torch.where(flat >= 0, 1 / length.clamp(min=MIN_LENGTH), 0)
     membership = torch.zeros(*flat.shape, num_classes, dtype=weight.dtype, device=weight.device)
     membership.scatter_(2, flat.clamp(min=0)[..., None], weight[..., None])
     sums = pixels.to(weight.dtype) @ membership  # (B, D, h*w) @ (B, h*w, class) -> (B, D, class)
@@ -107,11 +110,12 @@ def region_keys(
 
 
 def _storable(rows: Float[Tensor, "key dim"], labels: Int64[Tensor, " key"]) -> Keys:
-    """Normalise; drop rows that an overflow made infinite: they would stay for thousands of steps."""
+    """Normalise; drop rows without a direction, zero or made infinite by an overflow: they would stay for long."""
     rows = rows.to(_at_least_float32(rows.dtype))
-    is_finite = rows.abs().amax(dim=1) < torch.inf if rows.numel() else labels >= 0
-    rows = torch.where(is_finite[:, None], rows, 0)
-    return Keys(F.normalize(rows, dim=1), torch.where(is_finite, labels, -1))
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    has_direction = (length > MIN_LENGTH) & (length < torch.inf)
+    rows = torch.where(has_direction, rows, 0)
+    return Keys(F.normalize(rows, dim=1), torch.where(has_direction[:, 0], labels, -1))
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:

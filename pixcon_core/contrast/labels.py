@@ -36,6 +36,7 @@ def resize_majority(
         ignore_index: Given to cells without a majority. Ignored pixels count as pixels of the cell.
         min_share: Smallest share of the cell's pixels that the class must have. Ties are no majority.
     """
+    labels = labels.long()  # in bytes, a number of classes or an ignore_index beyond 255 would wrap
     batch, height, width = labels.shape
     h, w = size
     if h > height or w > width:
@@ -47,7 +48,7 @@ def resize_majority(
 
     # One more "class" takes all that is ignored, so that it counts in the cell's size.
     valid = (labels >= 0) & (labels < num_classes) & (labels != ignore_index)
-    slot = torch.where(valid, labels.long(), num_classes)
+    slot = torch.where(valid, labels, num_classes)
     counts = torch.zeros(batch * h * w * (num_classes + 1), dtype=torch.int32, device=labels.device)
     index = (cell * (num_classes + 1) + slot).flatten()
     counts.scatter_add_(0, index, torch.ones((), dtype=torch.int32, device=labels.device).expand(index.shape))

@@ -1,5 +1,6 @@
 """What anchors are compared with across batches: the newest keys of each kind and class."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,6 +30,12 @@ class ClassMemory(nn.Module):
     def is_filled(self) -> Bool[Tensor, "num_classes kind size"]:
         """Return which slots hold a key."""
         return torch.arange(self.keys.shape[2], device=self.keys.device) < self.written[..., None]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ClassMemory":
+        """Keep the order of the keys' axes: `model.to(memory_format=torch.channels_last)` is meant for images."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.keys = self.keys.contiguous()
+        return self
 
     @torch.no_grad()
     def store(self, kind: int, new: Keys) -> None:

@@ -1,7 +1,8 @@
 """`PixelContrast`: anchors, memory and loss put together for a training loop."""
 
 import math
-from typing import Any, get_args
+from dataclasses import asdict
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from pixcon_core.contrast.anchors import (
 from pixcon_core.contrast.candidates import stored_keys
 from pixcon_core.contrast.draws import BATCH_KEY_ORDER, random_bits, step_seed
 from pixcon_core.contrast.halves import Pairs, Sampling
-from pixcon_core.contrast.keys import pixel_keys, region_keys, select_pixels
+from pixcon_core.contrast.keys import MIN_LENGTH, pixel_keys, region_keys, select_pixels
 from pixcon_core.contrast.labels import predicted_ids, resize_majority, resize_nearest
 from pixcon_core.contrast.loss import contrast_losses
 from pixcon_core.contrast.memory import ClassMemory
@@ -50,7 +51,8 @@ class PixelContrast(nn.Module):
     stores this batch's keys. In eval mode the loss is computed, warm-up or not, and nothing is changed or
     communicated.
 
-    Under `torch.distributed` all ranks have to call it in every step; one may have more images than another.
+    Under `torch.distributed` all ranks have to call it in every step, each with one image or more, not
+    all with as many.
     Anchors of all ranks are keys of each, and all ranks store the same keys. The loss is scaled so that the mean
     of gradients over ranks, which is what DDP takes, is the gradient of the mean over all anchors. Give the
     module, or the one that holds it, to `keep_out_of_ddp` before wrapping it in DDP.
@@ -67,8 +69,9 @@ class PixelContrast(nn.Module):
         key_sampling: See `choose_keys`.
         num_positives: Positive keys of an anchor, at most; None takes all.
         num_negatives: Negative keys of an anchor, at most; None takes all.
-        num_candidates: Where keys are more than this, `semi_hard` looks for the hardest tenth among so many,
-            drawn at random in each step. None searches all.
+        num_candidates: Where keys are more than this, `semi_hard` looks for the hardest tenth among so many (twelve
+            for each one asked, at least), drawn at random in each step; `random` draws from 8192 of these (four for
+            each one asked, at least), which may hold fewer of the other classes than asked. None searches all.
         max_anchors: Anchors of one step and worker, at most.
         max_views: Anchors of one class in one image, at most.
         hard_anchor_ratio: Share of anchors that are wrongly predicted pixels; None draws without regard to
@@ -130,9 +133,6 @@ class PixelContrast(nn.Module):
             warmup_steps=warmup_steps,
             label_mode=label_mode,
         )
-        check_choice("keys", keys, get_args(Keys))
-        check_choice("key_sampling", key_sampling, get_args(KeySampling))
-        check_choice("label_mode", label_mode, get_args(LabelMode))
         _check_rest(num_classes, dim, num_candidates, min_share)
         self.num_classes, self.dim, self.ignore_index = num_classes, dim, ignore_index
         self.min_share = min_share
@@ -165,8 +165,8 @@ class PixelContrast(nn.Module):
             generator: Draws this step's seed, instead of the module's own seed and step.
 
         Raises:
-            ValueError: If shapes do not belong together, predictions are needed and missing, or labels (on a
-                CPU) are no classes.
+            ValueError: If types or shapes do not belong together, predictions are needed and missing, or labels (on
+                a CPU) are no classes.
         """
         self._check_inputs(embeddings, labels, predictions)
         is_idle = self.training and self._is_warming_up()  # first, for a compiled graph breaks here
@@ -189,7 +189,11 @@ class PixelContrast(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the settings, for `print`."""
-        return f"num_classes={self.num_classes}, dim={self.dim}, {self.settings}"
+        shown = asdict(self.settings)
+        del shown["weight"]  # the caller's
+        shown |= {"num_candidates": self.sampling.num_candidates, "min_share": self.min_share}
+        rest = ", ".join(f"{name}={value!r}" for name, value in shown.items())
+        return f"num_classes={self.num_classes}, dim={self.dim}, ignore_index={self.ignore_index}, {rest}"
 
     @property
     def temperature(self) -> Float[Tensor, ""]:
@@ -208,27 +212,23 @@ class PixelContrast(nn.Module):
         self, labels: Integer[Tensor, "batch height width"], size: tuple[int, int]
     ) -> Int64[Tensor, "batch h w"]:
         """Return labels at (h, w), -1 where there is none."""
-        if self.settings.label_mode == "nearest":
-            resized = resize_nearest(labels, size)
-        else:
-            resized = resize_majority(
-                labels,
-                size,
-                num_classes=self.num_classes,
-                ignore_index=self.ignore_index,
-                min_share=self.min_share,
-            )
-        resized = resized.long()
-        is_class = (resized >= 0) & (resized < self.num_classes) & (resized != self.ignore_index)
+        is_majority = self.settings.label_mode == "majority"
+        ids = (labels if is_majority else resize_nearest(labels, size)).long()
+        is_class = (ids >= 0) & (ids < self.num_classes) & (ids != self.ignore_index)
         # Looked at only where looking costs no wait.
-        if resized.device.type == "cpu" and not torch.compiler.is_compiling():
-            is_unknown = ~is_class & (resized != self.ignore_index)
+        if ids.device.type == "cpu" and not torch.compiler.is_compiling():
+            is_unknown = ~is_class & (ids != self.ignore_index)
             if is_unknown.any():
                 raise ValueError(
                     f"labels must be in [0, {self.num_classes}) or ignore_index={self.ignore_index}, "
-                    f"but got {int(resized[is_unknown][0])}."
+                    f"but got {int(ids[is_unknown][0])}."
                 )
-        return torch.where(is_class, resized, -1)
+        ids = torch.where(is_class, ids, -1)
+        if not is_majority:
+            return ids
+        return resize_majority(
+            ids, size, num_classes=self.num_classes, ignore_index=-1, min_share=self.min_share
+        ).long()
 
     def _anchors(
         self,
@@ -252,9 +252,12 @@ class PixelContrast(nn.Module):
 
     def _contrast(self, embeddings: Tensor, chosen: Anchors, seed: Int64[Tensor, ""], world: World) -> ContrastOutput:
         chosen = pad_anchors(chosen, self.settings.max_anchors) if world.size > 1 else chosen
-        is_anchor = chosen.label >= 0
         rows = select_pixels(embeddings, chosen.pixel)
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        # A vector of length zero has no direction, and its gradient no bound.
+        is_zero = torch.linalg.vector_norm(rows.detach(), dim=1) <= MIN_LENGTH
+        chosen = chosen._replace(label=torch.where(is_zero, -1, chosen.label))
+        is_anchor = chosen.label >= 0
         # Padding is zero, not some pixel that may be infinite.
         anchors = F.normalize(torch.where(is_anchor[:, None], rows, 0), dim=1)
         draws = torch.where(is_anchor, random_bits(seed, BATCH_KEY_ORDER, chosen.draw), 2**32)
@@ -281,6 +284,19 @@ class PixelContrast(nn.Module):
             self.memory.store(place, gather_new_keys(new, world))
 
     def _check_inputs(self, embeddings: Tensor, labels: Tensor, predictions: Tensor | None) -> None:
+        if embeddings.dim() != 4 or not embeddings.is_floating_point():
+            raise ValueError(f"embeddings must be floats (batch, dim, h, w), but got {_kind(embeddings)}.")
+        if not len(embeddings):
+            raise ValueError("embeddings must be of at least one image, but got none.")
+        if labels.dim() != 3 or labels.is_floating_point():
+            raise ValueError(f"labels must be integers (batch, height, width), but got {_kind(labels)}.")
+        if predictions is not None:
+            is_logits = predictions.is_floating_point()
+            if predictions.dim() != (4 if is_logits else 3) or (is_logits and predictions.shape[1] < self.num_classes):
+                raise ValueError(
+                    f"predictions must be logits, floats (batch, {self.num_classes} or more classes, height, width), or"
+                    f" ids, integers (batch, height, width), but got {_kind(predictions)}."
+                )
         if embeddings.shape[1] != self.dim:
             raise ValueError(f"embeddings must have dim={self.dim} channels, but got {embeddings.shape[1]}.")
         for name, given in (("labels", labels), ("predictions", predictions)):
@@ -296,10 +312,9 @@ class PixelContrast(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def check_choice(name: str, value: str, options: tuple[str, ...]) -> None:
-    """Raise a ValueError if a setting is none of its options."""
-    if value not in options:
-        raise ValueError(f"contrast.{name} must be one of {', '.join(options)}, but got {value!r}.")
+def _kind(tensor: Tensor) -> str:
+    """Return type and shape, for messages."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 def _check_rest(num_classes: int, dim: int, num_candidates: int | None, min_share: float) -> None:

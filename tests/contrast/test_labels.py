@@ -68,3 +68,13 @@ def test_the_module_reads_labels_by_majority_if_asked(everyone):
     assert everyone(label_mode="nearest")(embeddings, labels).stats.anchors.item() == 0
     module = everyone(label_mode="majority", min_share=0.99)
     assert module(embeddings, labels).stats.anchors.item() == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "num_classes", "ignore_index"),
+    [(torch.uint8, 256, -1), (torch.uint8, 300, 1000), (torch.uint8, 171, -100), (torch.int16, 171, 255)],
+)
+def test_labels_in_few_bits_meet_numbers_beyond_their_range(dtype, num_classes, ignore_index):
+    labels = torch.full((1, 4, 4), 156, dtype=dtype)  # -100 in a byte
+    kept = resize_majority(labels, (2, 2), num_classes=num_classes, ignore_index=ignore_index)
+    assert kept.tolist() == [[[156, 156], [156, 156]]]

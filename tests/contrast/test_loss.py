@@ -145,3 +145,18 @@ def test_bfloat16_memory_gives_nearly_the_same_loss(everyone, batch):
     losses = [module(*second).loss.item() for module in modules]
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
     assert losses[0] != losses[1]
+
+
+def test_an_embedding_of_zeros_is_no_anchor_and_gets_no_gradient(everyone, batch):
+    module = everyone()
+    embeddings, labels = batch(ignored=0)
+    kept = embeddings.detach().clone()
+    kept[0, :, 1, 2] = 0
+    kept.requires_grad_()
+    loss, stats = module(kept, labels)
+    loss.backward()
+    assert stats.anchors.item() == labels.numel() - 1
+    assert kept.grad[0, :, 1, 2].tolist() == [0, 0, 0, 0]
+    assert kept.grad.abs().max() < 1e3
+    labels[0, 1, 2] = 255
+    torch.testing.assert_close(everyone()(kept, labels).loss, loss)

@@ -108,11 +108,15 @@ def test_pixels_are_distinct_pixels_of_their_class_at_most_so_many_an_image():
     assert counts == [5, 5, 5, 0, 5, 5]
 
 
-def test_embeddings_that_overflowed_are_not_stored():
-    embeddings = torch.randn(1, 4, 2, 2)
+def test_embeddings_without_a_direction_are_not_stored():
+    embeddings = torch.randn(1, 4, 2, 3)
     embeddings[0, 0, 0, 0] = torch.inf
     embeddings[0, 1, 0, 1] = torch.nan
-    labels = torch.zeros(1, 2, 2, dtype=torch.int64)
+    embeddings[0, :, 0, 2] = 0
+    embeddings[0, :, 1, 0] = 1e25  # finite, but not its square
+    labels = torch.zeros(1, 2, 3, dtype=torch.int64)
     keys = pixel_keys(embeddings, shuffle_by_class(labels, 1, torch.tensor(0)), 1, 10)
     assert int((keys.labels >= 0).sum()) == 2
-    assert keys.embeddings.isfinite().all()
+    torch.testing.assert_close(keys.embeddings[keys.labels >= 0].norm(dim=1), torch.ones(2))
+    zeros = region_keys(torch.zeros(1, 4, 2, 3), labels, 1)
+    assert zeros.labels.tolist() == [-1]

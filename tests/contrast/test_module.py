@@ -11,7 +11,6 @@ from safetensors.torch import load, save
 
 from pixcon_core.contrast import PixelContrast
 from pixcon_core.contrast.labels import resize_nearest
-from pixcon_core.contrast.module import check_choice
 
 
 @pytest.fixture
@@ -169,11 +168,6 @@ def test_wrong_settings_are_named(settings, message):
         make(**settings)
 
 
-def test_wrong_choices_are_named():
-    with pytest.raises(ValueError, match=r"contrast\.keys must be one of batch, pixel, but got 'queue'"):
-        check_choice("keys", "queue", ("batch", "pixel"))
-
-
 def test_wrong_inputs_are_named(inputs):
     embeddings, labels, logits = inputs
     module = make()
@@ -181,8 +175,37 @@ def test_wrong_inputs_are_named(inputs):
         module(embeddings[:, :5], labels, logits)
     with pytest.raises(ValueError, match="predictions must be given"):
         module(embeddings, labels)
-    with pytest.raises(ValueError, match="ignore_index=255, but got 9"):
-        module(embeddings, labels + (labels == 3) * 6, logits)
+    for mode in ("nearest", "majority"):
+        with pytest.raises(ValueError, match="ignore_index=255, but got 9"):
+            make(label_mode=mode)(embeddings, labels + (labels == 3) * 6, logits)
+    for wrong, message in [
+        (
+            (embeddings[0], labels, logits),
+            r"embeddings must be floats \(.*\), but got float32 \(8, 8, 8\)",
+        ),
+        ((embeddings[:0], labels[:0], logits[:0]), "embeddings must be of at least one image"),
+        ((embeddings, labels[:, None], logits), r"labels must be integers .* but got int64 \(2, 1, 32, 32\)"),
+        ((embeddings, labels.float(), logits), "labels must be integers .* but got float32"),
+        ((embeddings, labels, logits.argmax(1, keepdim=True)), r"predictions must be .* but got int64 \(2, 1, 8, 8\)"),
+        ((embeddings, labels, logits[:, :3]), "predictions must be logits, floats .batch, 4 or more classes"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            module._check_inputs(*wrong)  # from outside, beartype is first, in tests alone
+
+
+def test_a_model_in_channels_last_keeps_the_order_of_its_keys(inputs):
+    module, plain = make(), make()
+    torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), module).to(memory_format=torch.channels_last)
+    for _ in range(2):
+        loss, expected = module(*inputs).loss, plain(*inputs).loss
+    assert torch.equal(loss, expected)
+
+
+def test_its_settings_are_printed_and_no_weight_which_is_the_callers():
+    text = repr(make(ignore_index=0, num_candidates=77))
+    for part in ("num_classes=4", "ignore_index=0", "num_candidates=77", "temperature=0.1"):
+        assert part in text
+    assert "weight" not in text
 
 
 COMPILED = """
