@@ -22,7 +22,8 @@ FILE = Path(__file__).with_suffix(".md")
 HEAD = """# Configuration
 
 Every setting is a flag of `python -m pipeline.run`, by the names below: `--contrast.temperature 0.07`. They have the
-same names in `config.json`, `best.json` and search spaces. What a preset changes is at the end. This page is made by
+same names in `config.json`, `best.json` and search spaces. A switch has no value: `--train.compile`, or
+`--train.no_compile`. What a preset changes is at the end. This page is made by
 `python docs/configuration.py`; a test compares it with the code.
 """
 
@@ -78,7 +79,7 @@ def _values(kind: Any) -> str:
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)
         return f"{_values(inner[0])} ..." if Ellipsis in inner else " ".join(map(_values, inner))
-    return {bool: "True, False", str: "text"}.get(kind, kind.__name__)
+    return {bool: "switch", str: "text"}.get(kind, kind.__name__)
 
 
 def _text(value: object) -> str:

@@ -57,7 +57,7 @@ class ModelConfig:
     """The segmentor: a timm backbone, a head, and in training a projection head."""
 
     backbone: str = "resnet10t"
-    """Any timm model that has `features_only`, by name."""
+    """A timm model that has `features_only` and takes images of any size, by name."""
 
     pretrained: str = "auto"
     """false: fresh weights. true: ImageNet weights, from pixcon[lite] where it has them, else timm's hub.
@@ -111,7 +111,7 @@ class ContrastConfig:
     """Negative keys for each anchor, at most; None takes all."""
 
     max_anchors: int = 1024
-    """Anchor pixels in one step, at most."""
+    """Anchor pixels of each worker in one step, at most; with train.accumulate, of each part."""
 
     max_views: int = 100
     """Anchor pixels of one class in one image, at most."""
@@ -369,7 +369,8 @@ class EvaluateConfig:
 
     window: tuple[int, int] | None = None
     """Height and width of windows, in pixels of the resized image, that are predicted one by one; mmsegmentation's
-    slide mode and its crop_size. None predicts images whole, up to 2^23 pixels; larger ones by windows of 1024 1024."""
+    slide mode and its crop_size. None predicts images whole, up to 2^23 pixels at the largest scale; larger ones by
+    windows of 1024 1024."""
 
     stride: tuple[int, int] | None = None
     """Pixels from one window to the next, down and across; logits are averaged where windows overlap. None is two
@@ -399,7 +400,7 @@ class RunConfig:
     """One run: what is learned from which images, and how."""
 
     dataset: str = "mini-camvid"
-    """Data set by name; the mini-... ones are made on the spot."""
+    """Data set by name, or one's own by its .toml or .yaml; the mini-... ones are made on the spot."""
 
     data_root: str | None = None
     """Folder of the data set as its authors lay it out, or folder or URL of what pipeline.prepare made of it; not

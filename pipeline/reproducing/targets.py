@@ -15,7 +15,7 @@ from pixcon_core.override import flatten, unflatten
 from pixcon_core.presets import PRESETS, default_preset
 
 SHORT_STEPS = 40
-"""Steps on a miniature, unless told otherwise: few, since all four with three seeds are 24 runs. Presets have fifteen
+"""Steps on a miniature, unless told otherwise: few, since all four with three seeds are 24 runs. Presets have twenty
 times as many."""
 
 
