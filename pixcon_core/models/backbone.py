@@ -101,12 +101,13 @@ def fetch_pretrained(config: ModelConfig) -> None:
 
 
 def check_forward(config: ModelConfig, out_indices: list[int], size: tuple[int, int]) -> None:
-    """Raise ValueError if the backbone does not take images of this size."""
+    """Raise ValueError if the backbone takes no images of this size, or of no other, as they come to be predicted."""
     backbone = _create_without_weights(config.backbone, _arguments(config) | {"out_indices": out_indices})
-    try:
-        backbone(torch.empty(2, 3, *size, device="meta"))
-    except Exception as error:  # of any kind, from within timm's models
-        raise ValueError(f"model.backbone: {config.backbone} does not take images of {size}: {error}") from error
+    for taken in (size, (size[0] + 32, size[1] + 64)):
+        try:
+            backbone(torch.empty(2, 3, *taken, device="meta"))
+        except Exception as error:  # of any kind, from within timm's models
+            raise ValueError(f"model.backbone: {config.backbone} does not take images of {taken}: {error}") from error
 
 
 def _check_name(backbone: str) -> None:

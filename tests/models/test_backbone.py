@@ -55,6 +55,8 @@ def test_crops_that_do_not_fit_are_an_error():
         check_model(fresh(), (64, 72))
     with pytest.raises(ValueError, match="vit_tiny_patch16_224 does not take images of"):
         check_model(fresh(backbone="vit_tiny_patch16_224", head="deeplabv3"), (64, 64))
+    with pytest.raises(ValueError, match=r"vit_tiny_patch16_224 does not take images of \(256, 288\)"):
+        check_model(fresh(backbone="vit_tiny_patch16_224", head="deeplabv3"), (224, 224))
 
 
 @pytest.mark.parametrize(
