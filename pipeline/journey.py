@@ -20,7 +20,7 @@ from pipeline.evaluate import Evaluation, evaluate, save_evaluation
 from pipeline.options import RESULT, Request, store
 from pipeline.predicting import picture
 from pipeline.prepare import prepare_with_bar
-from pipeline.progress import SKIPPED, Bar, MetricsLog, Record, duration, follow, open_mailbox
+from pipeline.progress import SKIPPED, Bar, MetricsLog, Record, duration, follow, load_records, open_mailbox
 from pipeline.result import print_scores, score_fields
 from pipeline.session import ray_session
 from pipeline.train import Job
@@ -180,7 +180,7 @@ def _evaluate(checkpoint: Path, shards: Shards, use_gpu: bool) -> Evaluation:
 
 def write_result(folder: Path, config: RunConfig, shards: Shards, evaluation: Evaluation, seconds: float) -> Path:
     """Write `result.json`; `seconds` is what the run took in all."""
-    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    last = load_records(folder / "metrics.jsonl")[-1]
     result = {
         "dataset": shards.dataset,
         "split": "val",

@@ -159,8 +159,8 @@ class MetricsLog:
         self._folder = folder
         self._file = folder / "metrics.jsonl"
         self._last_step = -1
-        for line in whole_lines(self._file):
-            self._last_step = json.loads(line)["step"]
+        for record in load_records(self._file):
+            self._last_step = record["step"]
         self._board: Any = None
 
     def write(self, record: Record) -> None:
@@ -172,14 +172,7 @@ class MetricsLog:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
             self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step)
-        before = self._file.stat().st_size if self._file.exists() else 0
-        try:
-            with self._file.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError:  # the disk is full: no half of a line is to stay, before one that is written later
-            if self._file.exists():
-                os.truncate(self._file, before)
-            raise
+        append_record(self._file, record)
         self._last_step = step
         for name, value in record.items():
             if name != "step":
@@ -191,17 +184,55 @@ class MetricsLog:
             self._board.close()
 
     def _drop_from(self, step: int) -> None:
-        kept = [line for line in whole_lines(self._file) if json.loads(line)["step"] < step]
+        kept = [record for record in load_records(self._file) if record["step"] < step]
         temporary = self._file.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
         temporary.rename(self._file)
         if self._board is not None:  # a worker restarted: TensorBoard is to forget the later steps too
             self._board.close()
             self._board = None
 
 
-def whole_lines(file: Path) -> list[str]:
-    """Return the whole lines of a file; a crash may have left the last one unfinished."""
+def append_record(file: Path, record: Record) -> None:
+    """Append a record as a line of JSON, whole or not at all; half a line that a crash left there is cut off."""
+    end = _cut_half_line(file)
+    try:
+        with file.open("ab") as stream:
+            stream.write(json.dumps(record).encode() + b"\n")
+    except OSError:  # the disk is full: no half of a line is to stay, before one that is written later
+        if file.exists():
+            os.truncate(file, end)
+        raise
+
+
+def load_records(file: Path) -> list[Record]:
+    """Return what `append_record` wrote, none if there is no file; a last line without its end is left out.
+
+    Raises:
+        ValueError: If another line cannot be read.
+    """
     if not file.exists():
         return []
-    return [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    records = []
+    for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            records.append(dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{file}, line {number}: {line[:40].decode(errors='replace')!r} must be a JSON object ({error}). Delete"
+                " this line to go on without it."
+            ) from None
+    return records
+
+
+def _cut_half_line(file: Path) -> int:
+    """Cut off what follows the last line's end, and return the size that is left."""
+    if not file.exists():
+        return 0
+    with file.open("rb+") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(size - 1, 0))
+        if stream.read() not in (b"", b"\n"):
+            stream.seek(0)
+            size = stream.truncate(stream.read().rfind(b"\n") + 1)
+    return size

@@ -1,6 +1,5 @@
 """Images that can no longer be read: named in the run folder, and held to a share of their split."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import ray
 from pipeline.data.rows import Unreadable
 from pipeline.data.shard_file import Skipped
 from pipeline.data.shards import Shards, check_bad_share
-from pipeline.progress import whole_lines
+from pipeline.progress import append_record, load_records
 
 SKIPPED_FILE = "skipped.jsonl"
 """In the run folder: images that could not be read while it went on."""
@@ -65,13 +64,12 @@ def check_skipped(
 
 def load_skipped(folder: Path) -> list[Skipped]:
     """Return the images that a run folder names, of before a resume as well."""
-    return [Skipped(**json.loads(line)) for line in whole_lines(folder / SKIPPED_FILE)]
+    return [Skipped(**record) for record in load_records(folder / SKIPPED_FILE)]
 
 
 def store_skipped(folder: Path, one: Skipped) -> None:
     """Name an image in a run folder."""
-    with (folder / SKIPPED_FILE).open("a") as file:
-        file.write(json.dumps(one._asdict()) + "\n")
+    append_record(folder / SKIPPED_FILE, one._asdict())
 
 
 def skipped_line(one: Skipped) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pipeline.data.shards import Shards
 from pipeline.data.storage import is_url
 from pipeline.options import CONFIG, RESULT
-from pipeline.progress import whole_lines
+from pipeline.progress import load_records
 
 REPRODUCE, METRICS = "reproduce.json", "metrics.jsonl"
 BASELINE, CONTRAST = "baseline", "contrast"
@@ -40,7 +40,7 @@ class Run(NamedTuple):
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return its metrics by step."""
-        return [json.loads(line) for line in whole_lines(self.folder / METRICS)]
+        return load_records(self.folder / METRICS)
 
 
 @dataclass(frozen=True)

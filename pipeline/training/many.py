@@ -6,7 +6,6 @@ Data, from a task too.
 """
 
 import contextlib
-import json
 import os
 import time
 import traceback
@@ -26,7 +25,7 @@ from pipeline.evaluate import evaluate, evaluate_here, save_evaluation
 from pipeline.growth import reachable_resources
 from pipeline.journey import NUM_EXAMPLES, train_logged, write_result
 from pipeline.predicting import picture
-from pipeline.progress import MetricsLog, Record, follow, open_mailbox, whole_lines
+from pipeline.progress import MetricsLog, Record, follow, load_records, open_mailbox
 from pipeline.session import quiet_data_logs
 from pipeline.train import Job, Worker, set_up
 from pipeline.training.checkpoint import keep_newest, load_meta, newest_checkpoint
@@ -198,7 +197,7 @@ def _evaluate(job: Job, folder: Path, room: Room) -> None:
         )
     save_evaluation(evaluation, folder)
     picture.draw(evaluation.examples, job.shards.classes, job.shards.palette, folder / "predictions.png")
-    last = json.loads(whole_lines(folder / "metrics.jsonl")[-1])
+    last = load_records(folder / "metrics.jsonl")[-1]
     images = job.config.train.steps * job.config.train.batch_size
     training = images / max(last["images_per_second"], 1e-9)  # in whichever process it was
     write_result(folder, job.config, job.shards, evaluation, training + time.monotonic() - began)
