@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import tyro
@@ -63,6 +64,17 @@ def exit_codes(*, stopped: str, again: str = "") -> Iterator[None]:
         fail(f"{error} {again}".rstrip(), code=1)
     except KeyboardInterrupt:
         fail(f"stopped{stopped}", code=130)
+
+
+def check_folder(flag: str, folder: Path) -> None:
+    """Refuse a folder that cannot be made since it, or one above it, is a file: at once, not when all is done.
+
+    Raises:
+        ValueError: If so.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ValueError(f"{flag}: {folder} must be a folder, but {there} is a file. Give another {flag}.")
 
 
 def is_disk_full(error: BaseException) -> bool:

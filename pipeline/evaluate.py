@@ -150,6 +150,19 @@ def evaluate_here(
     return _collect(results, task, shards, split, on_progress)
 
 
+def check_classes(checkpoint: Path, trained: tuple[str, ...], dataset: str, classes: tuple[str, ...]) -> None:
+    """Refuse a data set of other classes than a checkpoint was trained for.
+
+    Raises:
+        ValueError: If so.
+    """
+    if trained != classes:
+        raise ValueError(
+            f"{checkpoint} was trained for {len(trained)} classes ({_some(trained)}), but {dataset} has"
+            f" {len(classes)} ({_some(classes)})."
+        )
+
+
 class _Task(NamedTuple):
     """What there is to do, in blocks."""
 
@@ -164,12 +177,7 @@ class _Task(NamedTuple):
 def _plan(checkpoint: Path, shards: Shards, split: str, num_examples: int) -> _Task:
     from pipeline.training.checkpoint import load_meta
 
-    classes = load_meta(checkpoint).classes
-    if classes != shards.classes:
-        raise ValueError(
-            f"{checkpoint} was trained for {len(classes)} classes ({_some(classes)}), but {shards.dataset} has"
-            f" {len(shards.classes)} ({_some(shards.classes)})."
-        )
+    check_classes(checkpoint, load_meta(checkpoint).classes, shards.dataset, shards.classes)
     if split not in shards.splits:
         raise ValueError(f"{shards.dataset} has no split {split!r} here, only {', '.join(shards.splits)}.")
     rows = split_rows(shards, split)

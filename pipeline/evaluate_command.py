@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
-from pipeline.command import exit_codes, parse_flags
+from pipeline.command import check_folder, exit_codes, parse_flags
 from pipeline.options import RESULT
 from pixcon_core.config import Device, EvaluateConfig, RunConfig
 
@@ -112,13 +112,17 @@ def run(options: Options) -> Path:
         ValueError: If checkpoints and data do not go together, or results would be written over.
         OSError: If results cannot be written.
     """
-    from pipeline.evaluate import STORED, evaluate, save_evaluation
+    from pipeline.data.sources import dataset_spec
+    from pipeline.evaluate import STORED, check_classes, evaluate, save_evaluation
     from pipeline.journey import new_folder
     from pipeline.predicting.predictor import has_gpu, may_use_gpu, predicts_here
     from pipeline.progress import Bar
     from pipeline.session import ray_session
-    from pipeline.training.checkpoint import load_meta  # some seconds: torch, Ray
+    from pipeline.training.checkpoint import load_meta, load_segmentor  # some seconds: torch, Ray
 
+    check_folder("--runs", options.runs)
+    if options.out is not None:
+        check_folder("--out", options.out)
     if options.out is not None and not options.overwrite:
         there = [name for name in (RESULT, STORED) if (options.out / name).exists()]
         if there:
@@ -126,6 +130,10 @@ def run(options: Options) -> Path:
     meta = load_meta(options.checkpoint)
     if options.baseline is not None:
         _check_baseline(options, meta.classes, load_meta(options.baseline).classes)
+    spec = dataset_spec(options.dataset or meta.config.dataset)
+    check_classes(options.checkpoint, meta.classes, spec.name, spec.classes)
+    for checkpoint in filter(None, (options.checkpoint, options.baseline)):
+        load_segmentor(checkpoint)  # damaged weights are told before shards are written or images scored
     is_here = predicts_here(options.num_workers, use_gpu=may_use_gpu(options.device))
     with contextlib.nullcontext() if is_here else ray_session():
         use_gpu = not is_here and has_gpu(options.device)

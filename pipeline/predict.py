@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from pipeline.command import exit_codes, fail, parse_flags
+from pipeline.command import check_folder, exit_codes, fail, parse_flags
 from pipeline.evaluate_command import given_checkpoint, protocol_of
 from pipeline.predicting.input_files import Input, check_inside, find_inputs
 from pixcon_core.config import Device, EvaluateConfig
@@ -124,6 +124,7 @@ def _check_out(inputs: Sequence[Input], output: "Output", overwrite: bool) -> No
     """
     targets = [output.file(kind, one.name) for kind in output.kinds for one in inputs]
     for folder in {target.parent for target in targets}:
+        check_folder("--out", folder)
         check_inside(folder, output.folder)
     there = [target for target in (*targets, output.folder / SUMMARY) if target.exists()]
     if there and not overwrite:

@@ -77,6 +77,43 @@ def test_scores_and_their_difference_to_a_baseline(fresh_checkpoint, other, data
     assert f"{tmp_path / 'out'} has a result.json already; --overwrite writes over it." in error
 
 
+@pytest.fixture
+def no_work(monkeypatch):
+    """Shards are neither looked for nor written."""
+
+    def fail(*_):
+        raise AssertionError("it began")
+
+    monkeypatch.setattr("pipeline.evaluate_command._find_shards", fail)
+
+
+@pytest.mark.parametrize("below", ["", "deep/er"])
+@pytest.mark.usefixtures("no_work")
+def test_an_out_that_cannot_be_a_folder_is_refused_before_any_work(fresh_checkpoint, tmp_path, capsys, below):
+    (tmp_path / "file").touch()
+    given = ["--checkpoint", fresh_checkpoint]
+    for flag in ("--out", "--runs"):
+        error = refused(capsys, *given, flag, tmp_path / "file" / below)
+        assert f"{flag}: {tmp_path / 'file' / below} must be a folder, but {tmp_path / 'file'} is a file." in error
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_data_set_of_other_classes_is_refused_before_any_work(fresh_checkpoint, tmp_path, capsys):
+    error = refused(capsys, "--checkpoint", fresh_checkpoint, "--dataset", "mini-cityscapes", "--runs", tmp_path)
+    assert "was trained for 11 classes" in error
+    assert "but mini-cityscapes has 19" in error
+
+
+@pytest.mark.parametrize("flag", ["--checkpoint", "--baseline"])
+@pytest.mark.usefixtures("no_work")
+def test_damaged_weights_are_named_before_any_work(fresh_checkpoint, tmp_path, capsys, flag):
+    damaged = shutil.copytree(fresh_checkpoint, tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"no weights")
+    given = {"--checkpoint": fresh_checkpoint, "--baseline": fresh_checkpoint} | {flag: damaged}
+    error = refused(capsys, *(part for pair in given.items() for part in pair))
+    assert f"{damaged / 'model.safetensors'} cannot be read" in error
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_what_does_not_go_together_is_refused(fresh_checkpoint, data, tmp_path, capsys):
     given = ["--checkpoint", fresh_checkpoint, "--data_root", data, "--out", tmp_path / "out"]
