@@ -14,7 +14,7 @@ from pixcon_core.models.deeplabv3 import DeepLabV3Head
 from pixcon_core.models.heads import FCNHead, HeadOutput, HRNetHead
 from pixcon_core.models.layers import projection_head
 from pixcon_core.models.ocr import OCRHead
-from pixcon_core.models.weights import check_pretrained
+from pixcon_core.models.weights import local_weights
 
 
 class SegmentorOutput(NamedTuple):
@@ -103,7 +103,7 @@ def build_segmentor(config: ModelConfig, num_classes: int, *, projection: bool =
 
 
 def check_model(config: ModelConfig, crop: tuple[int, int], *, images_at_once: int = 2) -> None:
-    """Raise ValueError if training could not begin: a look ahead that makes no weights and needs no network.
+    """Raise ValueError if training could not begin: a look ahead that makes no model and needs no network.
 
     Args:
         config: What `build_segmentor` will get.
@@ -112,7 +112,7 @@ def check_model(config: ModelConfig, crop: tuple[int, int], *, images_at_once: i
             network together.
     """
     levels = _head_levels(config)
-    check_pretrained(config)
+    local_weights(config)  # reads the file, if there is one: of a wrong one, workers would only say so much later
     if any(side % config.output_stride for side in crop):
         raise ValueError(
             f"ingest.crop must be multiples of model.output_stride ({config.output_stride}), but got {crop}."

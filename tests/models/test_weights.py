@@ -37,6 +37,16 @@ def test_a_pth_file_of_timm_is_loaded_without_its_classifier(tmp_path, state, ne
     assert pretrained_source(of(tmp_path / "weights.pth")) == f"weights of {tmp_path / 'weights.pth'}"
 
 
+@pytest.mark.parametrize(
+    ("content", "message"), [({"x": torch.zeros(1)}, "does not fit resnet10t"), ("text", "cannot be read as .pth")]
+)
+def test_a_file_that_is_of_no_use_is_told_before_training(tmp_path, content, message):
+    file = tmp_path / "weights.pth"
+    file.write_text(content) if isinstance(content, str) else torch.save(content, file)
+    with pytest.raises(ValueError, match=re.escape(f"model.pretrained: {file} {message}")):
+        check_model(of(file), (64, 64))
+
+
 def test_a_safetensors_file_is_loaded(tmp_path, state):
     save_file(state, tmp_path / "weights.safetensors")
     assert is_loaded(build_segmentor(of(tmp_path / "weights.safetensors"), 5), state)
