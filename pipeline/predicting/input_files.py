@@ -3,7 +3,7 @@
 import glob
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +29,8 @@ def find_inputs(given: Sequence[str], out: Path) -> list[Input]:
     """List image files, sorted by path.
 
     Args:
-        given: Folders, whose sub-folders are searched too; files; or patterns with `*`, `?`, `[...]` and `**`.
+        given: Folders, whose sub-folders, linked ones too, are searched; files; or patterns with `*`, `?`, `[...]`
+            and `**`.
         out: Where predictions go; those of earlier are no input.
 
     Raises:
@@ -67,12 +68,7 @@ def _list(given: str) -> tuple[Path, list[Path]]:
         raise ValueError(f"--input: {given} is a URL; images are read from folders that all machines share.")
     path = Path(given)
     if path.is_dir():
-        found = [
-            Path(folder, name)
-            for folder, _, names in os.walk(path)
-            for name in names
-            if name.lower().endswith(ENDINGS) and not name.startswith(".")
-        ]
+        found = [file for file in _walk(path) if file.name.lower().endswith(ENDINGS) and not file.name.startswith(".")]
         if not found:
             raise ValueError(f"--input: the folder {given} holds no images ({', '.join(ENDINGS)}).")
         return path, found
@@ -89,6 +85,21 @@ def _list(given: str) -> tuple[Path, list[Path]]:
     if not found:
         raise ValueError(f"--input: no file matches the pattern {given}.")
     return base, found
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Yield the files below a folder, each folder once: by its own path if it has one here, else by that of a link."""
+    starts, seen = [root], set[str]()
+    for start in starts:  # grows by the links that are met
+        for folder, subfolders, names in os.walk(start):
+            real = os.path.realpath(folder)
+            if real in seen:
+                subfolders.clear()
+                continue
+            seen.add(real)
+            subfolders.sort()  # else what a folder is called that several links lead to would be chance
+            starts += [Path(folder, name) for name in subfolders if Path(folder, name).is_symlink()]
+            yield from (Path(folder, name) for name in names)
 
 
 def _names(files: Sequence[str], base: str) -> list[str]:

@@ -65,6 +65,16 @@ class TestInputs:
             "text.png": "text",
         }
 
+    def test_linked_folders_are_searched_once_also_where_they_lead_back(self, photos, tmp_path):
+        far = tmp_path / "far"
+        far.mkdir()
+        (far / "far.png").touch()
+        (far / "back").symlink_to(photos)
+        before = names([str(photos)])
+        for link, target in (("a-link", far), ("b-link", far), ("c-link", photos / "sub"), ("up", photos)):
+            (photos / link).symlink_to(target)
+        assert names([str(photos)]) == before | {"far.png": "a-link/far"}
+
     def test_names_that_meet_in_spite_of_their_endings_all_keep_them(self, tmp_path):
         for name in ("a.jpg", "a.png", "a.jpg.png", "b.png"):
             (tmp_path / name).touch()
@@ -195,6 +205,16 @@ def test_a_link_that_leads_out_of_the_folder_is_not_followed(fresh_checkpoint, p
     (tmp_path / "out" / "labels" / "sub").symlink_to(tmp_path / "elsewhere")
     error = refused(capsys, fresh_checkpoint, photos, tmp_path / "out", "--overwrite")
     assert f"labels/sub leads out of {tmp_path / 'out'}" in error
+
+
+def test_a_file_where_a_folder_is_to_be_is_told_before_any_work(fresh_checkpoint, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "overlays").touch()
+    given = ["--checkpoint", str(fresh_checkpoint), "--input", str(photos), "--out"]
+    for place, file in ((out, out / "overlays"), (out / "overlays/deep", out / "overlays")):
+        assert f"must be a folder, but {file} is a file. Give another --out." in refused(capsys, [*given, str(place)])
+    assert [one.name for one in out.iterdir()] == ["overlays"]
 
 
 @pytest.mark.parametrize(
