@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.data.shards import Shards
+from pipeline.data.shards import INDEX, Shards
 from pipeline.data.storage import is_url
 from pipeline.options import CONFIG, RESULT
 from pipeline.progress import load_records
@@ -192,7 +192,9 @@ def find_shards(contents: Contents, dataset: Dataset) -> Shards:
     beside = contents.folder.parent / "shards"
     place: str | Path | None = dataset.shards
     if dataset.shards is None:  # a run alone does not say it
-        near = sorted(beside.glob(f"{dataset.name}-*"))
+        # Not by the folders' names: pascal-context-60's begin with pascal-context, too.
+        indices = sorted(beside.glob(f"*/{INDEX}"))
+        near = [file.parent for file in indices if (read_json(file) or {}).get("dataset") == dataset.name]
         place = near[0] if len(near) == 1 else None
     elif not is_url(dataset.shards):  # --out may have been moved as a whole
         place = first_there([Path(dataset.shards), beside / Path(dataset.shards).name]) or dataset.shards

@@ -12,14 +12,14 @@ import torch
 
 from pipeline.data.rows import read_rows, split_rows
 from pipeline.data.shard_file import Chunk, ShardInfo, write_shard
-from pipeline.data.shards import Shards, write_index
+from pipeline.data.shards import INDEX, Shards, write_index
 from pipeline.data.sources import dataset_spec, find_all_pairs
 from pipeline.data.storage import locate
 from pipeline.evaluate import Evaluation, save_evaluation
 from pipeline.predicting.inference import predict
 from pipeline.report import write_report
 from pipeline.report.__main__ import main
-from pipeline.report.folder import Dataset, Run
+from pipeline.report.folder import Contents, Dataset, Run, find_shards
 from pipeline.report.pictures import best_and_worst
 from pipeline.report.scores import confusion
 from pipeline.training.checkpoint import Meta, load_segmentor, save_checkpoint
@@ -254,6 +254,18 @@ def test_a_single_run_has_a_page(whole, tmp_path, capsys):
     assert "Run on mini-camvid" in text
     assert "it is not known where its prepared images are" in text
     assert "contrast.weight 0" in text
+
+
+def test_shards_beside_a_run_are_those_of_its_data_set_whatever_their_folder_is_called(shards, tmp_path):
+    run = Contents(tmp_path / "run", "run")
+    ours = Dataset(shards.dataset, ())
+    other = shutil.copytree(shards.folder, tmp_path / "shards" / f"{shards.dataset}-60-abc")
+    index = json.loads((other / INDEX).read_text())
+    (other / INDEX).write_text(json.dumps(index | {"dataset": f"{shards.dataset}-60"}))
+    with pytest.raises(ValueError, match="not known where"):
+        find_shards(run, ours)
+    mine = shutil.copytree(shards.folder, tmp_path / "shards" / f"{shards.dataset}-abc")
+    assert find_shards(run, ours).folder == str(mine)
 
 
 def test_a_folder_that_is_none_of_ours_is_refused(tmp_path, capsys):
