@@ -82,6 +82,15 @@ class ReproduceOptions:
         return self.trial == "best" or self.trial.isdigit()
 
 
+def protocol_with(arguments: Sequence[str], protocol: EvaluateConfig) -> EvaluateConfig:
+    """Return a protocol with what the flags say otherwise, also where that is a default of `EvaluateConfig`.
+
+    Raises:
+        ValueError: If the two do not go together.
+    """
+    return _parse(arguments, ReproduceOptions(evaluate=protocol)).evaluate
+
+
 def parse_reproduce(arguments: Sequence[str]) -> ReproduceOptions:
     """Read the command line.
 
@@ -92,4 +101,8 @@ def parse_reproduce(arguments: Sequence[str]) -> ReproduceOptions:
     for flag in ("--ablation", "--datasets"):
         if list(arguments).count(flag) > 1:
             raise ValueError(f"{flag} is given twice; give all its values at once: {flag} A B.")
-    return parse_flags(ReproduceOptions, "python -m pipeline.reproduce", arguments)
+    return _parse(arguments)
+
+
+def _parse(arguments: Sequence[str], default: ReproduceOptions | None = None) -> ReproduceOptions:
+    return parse_flags(ReproduceOptions, "python -m pipeline.reproduce", arguments, default)

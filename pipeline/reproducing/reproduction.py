@@ -74,7 +74,7 @@ def reproduce(options: ReproduceOptions, arguments: Sequence[str]) -> Path | Non
         KeyboardInterrupt: If it was stopped by hand.
     """
     chosen = find_chosen(options.trial, options.search, options.out)
-    targets = find_targets(options, chosen)
+    targets = find_targets(options, chosen, arguments)
     sources = {one.name: find_data(one.config, options.out) for one in targets.found if not one.is_miniature}
     for target in targets.found if not options.dry_run else ():
         fetch_pretrained(target.config.model)

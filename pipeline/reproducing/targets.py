@@ -1,6 +1,7 @@
 """On which data sets a trial is reproduced, each with its configuration; and which of them are not there."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,10 +9,9 @@ from typing import Any, NamedTuple
 from pipeline.data.checks import check_settings
 from pipeline.data.sources import dataset_spec
 from pipeline.reproducing.chosen import Chosen, apply, carried, with_steps
-from pipeline.reproducing.options import ALL, ReproduceOptions
-from pixcon_core.config import EvaluateConfig, RunConfig
+from pipeline.reproducing.options import ALL, ReproduceOptions, protocol_with
+from pixcon_core.config import RunConfig
 from pixcon_core.data import DATASETS
-from pixcon_core.override import flatten, unflatten
 from pixcon_core.presets import PRESETS, default_preset
 
 SHORT_STEPS = 40
@@ -59,8 +59,13 @@ class Targets(NamedTuple):
     """What the user should know."""
 
 
-def find_targets(options: ReproduceOptions, chosen: Chosen) -> Targets:
+def find_targets(options: ReproduceOptions, chosen: Chosen, arguments: Sequence[str]) -> Targets:
     """Find out where to train.
+
+    Args:
+        options: What the command line says.
+        chosen: What is reproduced.
+        arguments: The command line itself, of which each data set's own protocol takes what is given there.
 
     Raises:
         ValueError: If a data set does not exist, or its configuration is not valid.
@@ -90,7 +95,7 @@ def find_targets(options: ReproduceOptions, chosen: Chosen) -> Targets:
     for name, reason in absent.items() if takes_twins else ():
         twin = f"mini-{name}"
         wanted.append((twin, _place(twin, options.data, chosen).data_root, reason))
-    found = tuple(_target(*one, options, chosen) for one in dict.fromkeys(wanted))
+    found = tuple(_target(*one, options, chosen, arguments) for one in dict.fromkeys(wanted))
     if len({one.name for one in found}) < len(found):
         raise ValueError(f"--datasets names a data set twice: {' '.join(names)}.")
     return Targets(found, absent, tuple(notes))
@@ -136,7 +141,14 @@ def _letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _target(name: str, data_root: str | None, absent: str, options: ReproduceOptions, chosen: Chosen) -> Target:
+def _target(
+    name: str,
+    data_root: str | None,
+    absent: str,
+    options: ReproduceOptions,
+    chosen: Chosen,
+    arguments: Sequence[str],
+) -> Target:
     is_own = name == chosen.start.dataset
     preset = chosen.preset if is_own else _preset(name, chosen)
     start = chosen.start if is_own else replace(PRESETS[preset], dataset=name)
@@ -146,7 +158,7 @@ def _target(name: str, data_root: str | None, absent: str, options: ReproduceOpt
     spec = dataset_spec(name)
     is_miniature = spec.mini is not None
     config = with_steps(config, _steps(config.train.steps, is_miniature, options))
-    config = replace(config, evaluate=_evaluation(config.evaluate, options.evaluate))
+    config = replace(config, evaluate=protocol_with(arguments, config.evaluate))
     try:
         check_settings(config, spec)
     except ValueError as error:
@@ -165,10 +177,3 @@ def _steps(preset_steps: int, is_miniature: bool, options: ReproduceOptions) -> 
     if options.steps is not None:
         return options.steps
     return min(SHORT_STEPS, preset_steps) if is_miniature and not options.full else preset_steps
-
-
-def _evaluation(protocol: EvaluateConfig, asked: EvaluateConfig) -> EvaluateConfig:
-    """Return a protocol with what the command line says otherwise."""
-    given = flatten(EvaluateConfig())
-    changed = {name: value for name, value in flatten(asked).items() if value != given[name]}
-    return replace(protocol, **unflatten(changed))

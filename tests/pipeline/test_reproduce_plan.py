@@ -16,6 +16,7 @@ from pipeline.training.checkpoint import Meta, save_checkpoint
 from pipeline.training.model import TrainedModel
 from pipeline.training.optimization import TrainingState
 from pipeline.tuning.options import SearchOptions
+from pixcon_core.config import EvaluateConfig
 from pixcon_core.override import flatten, override, unflatten
 from pixcon_core.presets import PRESETS
 
@@ -44,8 +45,8 @@ def out(tmp_path):
 
 
 def targets_of(out, more="", trial="best"):
-    options = parse_reproduce([*more.split(), "--trial", trial, "--out", str(out)])
-    return find_targets(options, find_chosen(trial, None, out))
+    arguments = [*more.split(), "--trial", trial, "--out", str(out)]
+    return find_targets(parse_reproduce(arguments), find_chosen(trial, None, out), arguments)
 
 
 def test_best_is_of_the_newest_search_that_has_one(out):
@@ -227,8 +228,9 @@ def test_flags_that_make_no_sense_are_refused(more, message, capsys):
 
 
 def test_pairs_have_one_seed_and_differ_in_the_weight_alone(out):
-    options = parse_reproduce(["--out", str(out), "--seeds", "2", "--evaluate.flip"])
-    plan = _plan(options, find_targets(options, find_chosen("best", None, out)))
+    arguments = ["--out", str(out), "--seeds", "2", "--evaluate.flip"]
+    options = parse_reproduce(arguments)
+    plan = _plan(options, find_targets(options, find_chosen("best", None, out), arguments))
     assert len(plan) == len({one.run.name for one in plan}) == 4 * 2 * 2
     for contrast, baseline in zip(plan[::2], plan[1::2], strict=True):
         assert contrast.run.name.replace("contrast", "baseline") == baseline.run.name
@@ -239,10 +241,23 @@ def test_pairs_have_one_seed_and_differ_in_the_weight_alone(out):
         assert mine["evaluate.flip"]
 
 
+def test_a_protocol_takes_the_flags_that_are_given_also_where_they_are_defaults(tmp_path):
+    protocol = EvaluateConfig(short_side=520, scales=(0.5, 1.0), flip=True, window=(64, 64), stride=(32, 32))
+    config = replace(PRESETS["mini-camvid"], evaluate=protocol)
+    write_search(tmp_path / "search", best=trial(2), config=config, trials=[trial(2)])
+
+    def found(more):
+        return targets_of(tmp_path, f"--datasets mini-camvid {more}").found[0].config.evaluate
+
+    assert found("") == protocol
+    given = "--full --evaluate.short_side None --evaluate.scales 1.0 --evaluate.no_flip"
+    assert found(given) == EvaluateConfig(window=(64, 64), stride=(32, 32))
+
+
 def test_an_ablation_shares_the_runs_that_the_comparison_has(out):
     arguments = ["--out", str(out), "--seeds", "1", "--ablation", "memory", "sampling", "temperature"]
     options = parse_reproduce(arguments)
-    plan = _plan(options, find_targets(options, find_chosen("best", None, out)))
+    plan = _plan(options, find_targets(options, find_chosen("best", None, out), arguments))
     names = [one.run.name for one in plan]
     assert {one.target.name for one in plan} == {"mini-camvid"}
     assert len(names) == len(set(names)) == len({one.run.config for one in plan})
