@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 from numpy import ndarray
 
+from pixcon_core.metrics import check_ids
+
 DIAGONAL_SHARE = 0.02
 
 
@@ -35,8 +37,12 @@ def boundary_counts(
         labels: The true ones.
         num_classes: Ids run from 0 to num_classes - 1 where the truth is not void.
         ignore_index: Label of void pixels, above all ids.
+
+    Raises:
+        ValueError: If a pixel that is not void has an id outside 0..num_classes - 1.
     """
     void = labels == ignore_index
+    check_ids(labels[~void], predicted[~void], num_classes)
     width = boundary_width(*labels.shape)
     truth = _band(labels, void, width)
     answer = _band(predicted, void, width)

@@ -70,13 +70,18 @@ def confusion_matrix(
     """
     valid = labels != ignore_index
     truth, answer = labels[valid].astype(np.int64), predicted[valid].astype(np.int64)
+    check_ids(truth, answer, num_classes)
+    counts = np.bincount(truth * num_classes + answer, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
+def check_ids(truth: Integer[ndarray, " pixel"], answer: Integer[ndarray, " pixel"], num_classes: int) -> None:
+    """Raise ValueError if a class id of pixels that are not void is outside 0..num_classes - 1."""
     for name, ids in (("labels", truth), ("predicted", answer)):
         if ids.size and not 0 <= ids.min() <= ids.max() < num_classes:
             raise ValueError(
                 f"{name} must be in 0..{num_classes - 1} where not void, but got {ids.min()}..{ids.max()}."
             )
-    counts = np.bincount(truth * num_classes + answer, minlength=num_classes**2)
-    return counts.reshape(num_classes, num_classes)
 
 
 def counts_of(matrix: Int64[ndarray, "truth prediction"]) -> Int64[ndarray, "3 class"]:

@@ -81,3 +81,13 @@ def test_a_border_with_void_alone_is_no_boundary():
 def test_an_image_of_void_has_no_bands():
     labels = np.full((20, 30), VOID, np.uint8)
     assert not boundary_counts(np.zeros_like(labels), labels, 2).any()
+
+
+@pytest.mark.parametrize("name", ["predicted", "labels"])
+def test_an_id_that_is_no_class_is_named_but_not_under_void(name):
+    arrays = {"predicted": np.zeros((8, 8), np.uint8), "labels": np.zeros((8, 8), np.uint8)}
+    arrays[name][2, 2] = NUM_CLASSES
+    with pytest.raises(ValueError, match=rf"{name} must be in 0\.\.5 where not void, but got 0\.\.6"):
+        boundary_counts(**arrays, num_classes=NUM_CLASSES)
+    arrays["labels"][2, 2] = VOID
+    assert boundary_counts(**arrays, num_classes=NUM_CLASSES).sum() > 0
