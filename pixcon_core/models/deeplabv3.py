@@ -4,7 +4,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from pixcon_core.contrast.workers import current_world
 from pixcon_core.models.heads import HeadOutput
 from pixcon_core.models.layers import classifier, conv_bn_relu
 
@@ -17,7 +19,7 @@ class ImagePool(nn.Module):
 
     Batch norm has no variance to learn from where the batch is one image, whose mean is one pixel. For such a batch
     the running statistics stand in, and stay as they are. With synchronised batch norm, which is another class on
-    CPU and on GPU, the images of all workers count, and one for each is enough.
+    CPU and on GPU, the images of all workers count, and one for each is enough where there are several.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -28,7 +30,8 @@ class ImagePool(nn.Module):
         """Return a map that is the same at every pixel."""
         convolution, norm, relu = self.layers
         pooled = convolution(features.mean(dim=(2, 3), keepdim=True))
-        if self.training and len(features) == 1 and isinstance(norm, nn.BatchNorm2d):
+        is_alone = isinstance(norm, nn.BatchNorm2d) or current_world().size == 1
+        if self.training and len(features) == 1 and is_alone and isinstance(norm, _BatchNorm):
             pooled = F.batch_norm(
                 pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
             )

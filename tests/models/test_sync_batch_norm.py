@@ -211,10 +211,12 @@ def test_on_gpus_the_activation_inside_is_kept():
 
 
 def test_image_pool_asks_synchronised_norms_for_their_statistics():
-    """Only plain ones fall back on running statistics, for one image in one process."""
+    """For one image in one process there are none, and plain and synchronised ones take the running statistics."""
     pool = ImagePool(3, 4)
     pool(torch.randn(1, 3, 5, 5))
     assert pool.layers[1].num_batches_tracked == 0
     synchronize_batch_norm(pool, "cpu")
+    pool(torch.randn(1, 3, 5, 5))
+    assert pool.layers[1].num_batches_tracked == 0
     pool(torch.randn(2, 3, 5, 5))
     assert pool.layers[1].num_batches_tracked == 1
