@@ -211,9 +211,9 @@ def test_a_file_where_a_folder_is_to_be_is_told_before_any_work(fresh_checkpoint
     out = tmp_path / "out"
     out.mkdir()
     (out / "overlays").touch()
-    given = ["--checkpoint", str(fresh_checkpoint), "--input", str(photos), "--out"]
-    for place, file in ((out, out / "overlays"), (out / "overlays/deep", out / "overlays")):
-        assert f"must be a folder, but {file} is a file. Give another --out." in refused(capsys, [*given, str(place)])
+    for place in (out, out / "overlays/deep"):
+        error = refused(capsys, fresh_checkpoint, photos, place)
+        assert f"must be a folder, but {out / 'overlays'} is a file. Give another --out." in error
     assert [one.name for one in out.iterdir()] == ["overlays"]
 
 
