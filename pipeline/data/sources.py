@@ -81,11 +81,11 @@ def find_all_pairs(spec: DatasetSpec, root: Path, splits: Sequence[str] = NEEDED
 
 
 def fingerprint(spec: DatasetSpec, pairs: dict[str, list[Pair]]) -> str:
-    """Return a short hash of names, sizes and times of all files and of what their ids mean.
+    """Return a short hash of names, sizes and times of all files and of what their ids and colours mean.
 
     Where the folder lies is not in it: a data set that was moved, or is named by another path, is the same.
     """
-    digest = hashlib.sha256(f"{spec.name} {spec.classes} {_train_ids(spec)}\n".encode())
+    digest = hashlib.sha256(f"{spec.name} {spec.classes} {_train_ids(spec)}\n{_own_colours(spec)}".encode())
     for split, listed in pairs.items():
         for pair in listed:
             for file in (pair.image, pair.label):
@@ -104,3 +104,14 @@ def _train_ids(spec: DatasetSpec) -> list[int | None]:
         except ValueError:
             ids.append(None)
     return ids
+
+
+def _own_colours(spec: DatasetSpec) -> str:
+    """Return what the colours of a user's own masks mean; nothing where there are none."""
+    if spec is DATASETS.get(spec.name):  # its colours are in the code; shards that are there stay what they are
+        return ""
+    try:
+        found = spec.to_train_ids(np.array([spec.palette], np.uint8))
+    except ValueError:
+        return ""
+    return f"{spec.palette} {found.tolist()}\n"

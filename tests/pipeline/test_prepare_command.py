@@ -25,6 +25,7 @@ from pixcon_core.config import IngestConfig
 from pixcon_core.data import DATASETS
 
 SPEC = dataset_spec("camvid")
+SPLITS = '[splits.train]\nimages="a"\nmasks="b"\n[splits.val]\nimages="c"\nmasks="d"\n'
 
 
 def arguments(root, out, more=""):
@@ -194,14 +195,27 @@ def test_the_fingerprint_is_of_any_data_set(name):
 
 
 def test_the_fingerprint_changes_with_the_meaning_of_ids(tmp_path):
-    text = '[splits.train]\nimages="a"\nmasks="b"\n[splits.val]\nimages="c"\nmasks="d"\n'
     marks = []
     for number, crop in enumerate((1, 7)):
         file = tmp_path / str(number) / "fields.toml"
         file.parent.mkdir()
-        file.write_text(f"classes = {{ soil = 0, crop = {crop} }}\n{text}")
+        file.write_text(f"classes = {{ soil = 0, crop = {crop} }}\n{SPLITS}")
         marks.append(fingerprint(dataset_spec(str(file)), {}))
     assert marks[0] != marks[1]
+
+
+def test_the_fingerprint_changes_with_the_meaning_of_colours(tmp_path):
+    file, marks = tmp_path / "fields.toml", []
+    # The last are those that a data set without colours is drawn in.
+    for colours in ("", "[[9, 9, 9], [0, 160, 0]]", "[[0, 160, 0], [9, 9, 9]]", "[[0, 0, 0], [128, 0, 0]]"):
+        file.write_text(f'classes = ["soil", "crop"]\n{f"colours = {colours}" * bool(colours)}\n{SPLITS}')
+        marks.append(fingerprint(dataset_spec(str(file)), {}))
+    assert len(set(marks)) == 4
+
+
+@pytest.mark.parametrize(("name", "mark"), [("camvid", "b451af9fbbbb"), ("mini-coco-stuff", "fe30fbb235f0")])
+def test_shards_of_earlier_versions_are_found_again(name, mark):
+    assert fingerprint(DATASETS[name], {}) == mark
 
 
 KILLED = """
