@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.data.cache import keep_decoded
-from pipeline.data.checks import check_counts, check_settings, find_prepared
+from pipeline.data.checks import check_classes, check_counts, check_settings, find_prepared, missing_classes
 from pipeline.data.shards import Shards
 from pipeline.data.skipping import load_skipped, skipped_line, store_skipped
 from pipeline.data.sources import dataset_spec, find_all_pairs, find_root, fingerprint
@@ -85,6 +85,7 @@ def find_data(config: RunConfig, out: Path) -> Source:
     prepared = find_prepared(spec, config)
     if prepared is not None:
         check_counts(config, prepared.splits["train"].num_images)
+        check_classes(prepared)
         return Source(spec, prepared, {})
     pairs = find_all_pairs(spec, find_root(spec, config.dataset, config.data_root, out))
     check_counts(config, len(pairs["train"]))
@@ -92,15 +93,25 @@ def find_data(config: RunConfig, out: Path) -> Source:
 
 
 def prepare_data(source: Source, config: RunConfig, out: Path) -> Shards:
-    """Return the shards of a data set, written below `out` where there are none yet."""
-    if source.prepared is not None:
-        return source.prepared
+    """Return the shards of a data set, written below `out` where there are none yet.
+
+    Raises:
+        ValueError: If too many images are unusable, or what is left does not do for training.
+    """
+    shards = source.prepared or _write(source, config, out)
+    if note := missing_classes(shards):
+        print(note)
+    return shards
+
+
+def _write(source: Source, config: RunConfig, out: Path) -> Shards:
     spec = source.spec
     folder = out / "shards" / f"{spec.name}-{fingerprint(spec, source.pairs)}"
     shards = prepare_with_bar(spec, source.pairs, str(folder), config.ingest.max_bad_share)
     for one in shards.skipped:
         print(skipped_line(one))
     check_counts(config, shards.splits["train"].num_images)
+    check_classes(shards)
     return shards
 
 

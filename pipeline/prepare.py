@@ -20,6 +20,7 @@ import numpy as np
 import ray.data
 
 from pipeline.command import exit_codes, parse_flags
+from pipeline.data.checks import check_classes, missing_classes
 from pipeline.data.shard_file import Chunk, ShardInfo, Skipped, read_info, write_shard
 from pipeline.data.shards import INDEX, RowGroup, Shards, Split, write_index
 from pipeline.data.sources import NEEDED_SPLITS, dataset_spec, find_all_pairs, find_root, fingerprint
@@ -190,6 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             with ray_session():
                 shards = prepare_with_bar(spec, pairs, options.out, options.max_bad_share)
+        if "train" in shards.splits:
+            check_classes(shards)
     show(shards)
 
 
@@ -218,6 +221,8 @@ def show(shards: Shards) -> None:
     for name, cells in rows.items():
         print(f"{name:<{width}}" + "".join(f"  {cell:>9}" for cell in cells))
     print("Shares are of labelled pixels.")
+    if "train" in shards.splits and (note := missing_classes(shards)):
+        print(note)
     for one in shards.skipped:
         print(f"Skipped {one.split}/{one.id}: {one.reason}")
     files = {group.file for split in shards.splits.values() for group in split.groups}

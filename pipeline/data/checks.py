@@ -10,6 +10,9 @@ from pixcon_core.config import RunConfig
 from pixcon_core.data import DatasetSpec
 from pixcon_core.models import check_model
 
+NUM_NAMED = 5
+"""So many classes without a pixel are named."""
+
 
 def check_settings(config: RunConfig, spec: DatasetSpec) -> None:
     """Refuse a model that cannot train on such crops, and settings for other classes than the data set has.
@@ -76,3 +79,30 @@ def check_counts(config: RunConfig, num_train: int) -> None:
             f"train.batch_size must be at most the number of training images ({num_train}), but got"
             f" {config.train.batch_size}."
         )
+
+
+def check_classes(shards: Shards) -> None:
+    """Refuse a training split that shows fewer than two classes: the network would learn one answer for all.
+
+    Raises:
+        ValueError: If it does.
+    """
+    shown = [name for name, count in zip(shards.classes, shards.splits["train"].class_pixels, strict=True) if count]
+    if len(shown) < 2:
+        what = f"only the class {shown[0]!r} has pixels" if shown else "no class has a pixel"
+        raise ValueError(
+            f"{shards.dataset}: {what} in split train, of {len(shards.classes)} classes; training needs two or more."
+            " Look at the ids in the masks (255 is void); for black and white masks give the description of the data"
+            " colours = [[0, 0, 0], [255, 255, 255]] (docs/datasets.md)."
+        )
+
+
+def missing_classes(shards: Shards) -> str:
+    """Return a note of the classes that the training split does not show; empty if it shows all."""
+    counts = shards.splits["train"].class_pixels
+    missing = [name for name, count in zip(shards.classes, counts, strict=True) if not count]
+    if not missing:
+        return ""
+    more = f" and {len(missing) - NUM_NAMED} more" if len(missing) > NUM_NAMED else ""
+    named = ", ".join(missing[:NUM_NAMED])
+    return f"note: {len(missing)} of {len(shards.classes)} classes have no pixel in split train: {named}{more}"

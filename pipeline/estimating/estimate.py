@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from pipeline.data.checks import check_counts, check_settings, find_prepared
+from pipeline.data.checks import check_classes, check_counts, check_settings, find_prepared
 from pipeline.data.sources import NEEDED_SPLITS, dataset_spec, find_all_pairs
 from pipeline.estimating.memory import Memory, worker_memory
 from pipeline.estimating.timing import GPU_SHARE, Time, estimate_time
@@ -137,10 +137,11 @@ def count_images(spec: DatasetSpec, config: RunConfig, out: Path) -> Images:
         out: Where miniature data are made.
 
     Raises:
-        ValueError: If the data are named and not there.
+        ValueError: If the data are named and not there, or show fewer than two classes.
     """
     prepared = find_prepared(spec, config)
     if prepared is not None:
+        check_classes(prepared)
         train, val = (prepared.splits[split].num_images for split in NEEDED_SPLITS)
         return Images(train, val, f"counted in {config.data_root}")
     root = Path(config.data_root) if config.data_root is not None else None
