@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
 """Pillow would try more, some of which start another program (EPS)."""
 
+MAX_16_BIT = 65535
 EXIF_ORIENTATION = 0x0112
 TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -148,12 +149,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Turn an image of any mode into RGB: 16 bits are scaled down, alpha is dropped.
 
     Raises:
-        ValueError: If its mode is not one of colours.
+        ValueError: If its mode is not one of colours, or its values are floats or of more than 16 bits: what range
+            they are of is not known.
     """
     if image.mode == "RGB":
         return image
+    if image.mode == "F":
+        raise ValueError("its pixels are floats, of which no range is known; save it as 8 or 16 bits")
     if image.mode.startswith("I"):  # "I;16", "I;16B", and "I" of 32 bit, which holds 16-bit values
-        wide = np.asarray(image).clip(0, 65535).astype(np.uint32)
+        wide = np.asarray(image).astype(np.int64)
+        if wide.min() < 0 or wide.max() > MAX_16_BIT:
+            raise ValueError(
+                f"its pixels are of 32 bits, from {wide.min()} to {wide.max()}, where 0 to {MAX_16_BIT} are"
+                " expected; save it as 8 or 16 bits"
+            )
         image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
     elif image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # straight to RGB warns where the palette has transparency

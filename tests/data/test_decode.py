@@ -60,6 +60,20 @@ def test_every_colour_mode_becomes_rgb(data, expected):
     np.testing.assert_array_equal(image, expected)
 
 
+@pytest.mark.parametrize(
+    ("pixels", "reason"),
+    [
+        (np.float32([[0, 0.5, 1]]), "its pixels are floats, of which no range is known; save it as 8 or 16 bits"),
+        (np.int32([[0, 65536]]), "of 32 bits, from 0 to 65536, where 0 to 65535 are expected; save it as 8 or 16 bits"),
+        (np.int32([[-1, 9]]), "of 32 bits, from -1 to 9, where 0 to 65535 are expected; save it as 8 or 16 bits"),
+    ],
+    ids=["floats", "too-large", "negative"],
+)
+def test_what_would_be_clipped_is_refused(pixels, reason):
+    with pytest.raises(ValueError, match=reason):
+        decode_image(encoded(pixels, "TIFF"))
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_jpegs_of_every_kind_come_out_in_about_their_colours(mode):
     pixels = np.full((16, 16, 3), (200, 60, 90), np.uint8)
