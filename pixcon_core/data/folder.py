@@ -192,6 +192,11 @@ def _class_ids(classes: object, wrong: list[str]) -> dict[str, int]:
     if not all(isinstance(name, str) for name in names):
         wrong.append(f"names of classes must be texts, but are {names}")
         return {}
+    if odd := [name for name in names if not name.isprintable()]:  # no checkpoint would be loaded with such a name
+        wrong.append(
+            "names of classes must be of printable characters, without tabs, line breaks and special spaces, but"
+            f" {odd[0]!r} is not"
+        )
     if len(set(names)) < len(names):
         wrong.append(f"classes has a name twice: {names}")
     ids = classes if isinstance(classes, dict) else {name: i for i, name in enumerate(names)}

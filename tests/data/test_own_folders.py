@@ -142,6 +142,12 @@ def test_absolute_folders_are_taken_as_they_are(root, describe, tmp_path):
             "names of classes must be texts, but are ['soil', 1, ['x']]",
         ),
         (
+            ('"crop"', '"sugar\u00a0beet"'),
+            "names of classes must be of printable characters, without tabs, line breaks and special spaces, but"
+            " 'sugar\\xa0beet' is not",
+        ),
+        (('["soil", "crop", "weed"]', '{"a\\tb" = 0, crop = 1, weed = 2}'), "special spaces, but 'a\\tb' is not"),
+        (
             ('["soil", "crop", "weed"]', "{soil = 0, crop = 1, weed = 1}"),
             "two classes have the same id: {'soil': 0, 'crop': 1, 'weed': 1}",
         ),
