@@ -135,6 +135,9 @@ def load_folder_spec(path: Path) -> DatasetSpec:
     name = text.get("name", path.stem)
     if not isinstance(name, str):
         wrong.append(f"name must be a text, but is {name!r}")
+    elif not _is_file_name(name):
+        of_file = "" if "name" in text else ", after the file; give another one: name = ..."
+        wrong.append(f"name must be printable, without / and \\, and not begin with a dot, but is {name!r}{of_file}")
     ids = _class_ids(text.get("classes"), wrong)
     ignored = text.get("ignore", [])
     if not (isinstance(ignored, list) and all(_is_id(i) for i in ignored)):
@@ -229,6 +232,11 @@ def _splits(splits: object, wrong: list[str]) -> dict[str, tuple[str, str]]:
         wrong.append(f"there must be sections splits.train and splits.val, but splits is {splits!r}")
         return {}
     for name, folders in splits.items():
+        if isinstance(name, str) and not _is_file_name(name):
+            wrong.append(
+                "splits must have names that are printable, without / and \\, and not begin with a dot, but one is"
+                f" {name!r}"
+            )
         if not (
             isinstance(name, str)
             and isinstance(folders, dict)
@@ -238,6 +246,11 @@ def _splits(splits: object, wrong: list[str]) -> dict[str, tuple[str, str]]:
             wrong.append(f"splits.{name} must name the folders images and masks, but is {folders!r}")
             return {}
     return {name: (folders["images"], folders["masks"]) for name, folders in splits.items()}
+
+
+def _is_file_name(name: str) -> bool:
+    """Return whether files and folders may begin with this name: those of shards and of runs do."""
+    return name.isprintable() and bool(name) and not name.startswith(".") and not set("/\\") & set(name)
 
 
 def _is_id(value: object) -> bool:

@@ -186,6 +186,24 @@ def test_absolute_folders_are_taken_as_they_are(root, describe, tmp_path):
         ),
         (('masks = "val/masks"', "masks = 3"), "splits.val must name the folders images and masks, but is {'images'"),
         (("ignore =", "name = 3\nignore ="), "name must be a text, but is 3"),
+        *(
+            (
+                ("ignore =", f"name = {written}\nignore ="),
+                f"name must be printable, without / and \\, and not begin with a dot, but is {name!r}.",
+            )
+            for written, name in (
+                ("''", ""),
+                ("'fields/2024'", "fields/2024"),
+                ("'../escaped'", "../escaped"),
+                ("'.hidden'", ".hidden"),
+                (r"'a\b'", r"a\b"),
+                (r'"a\nb"', "a\nb"),
+            )
+        ),
+        (
+            ("[splits.val]", '[splits."a/b"]\nimages = "i"\nmasks = "m"\n[splits.val]'),
+            "splits must have names that are printable, without / and \\, and not begin with a dot, but one is 'a/b'.",
+        ),
     ],
     ids=lambda value: None if isinstance(value, tuple) else value[:45],
 )
@@ -197,6 +215,12 @@ def test_a_description_that_does_not_fit_is_refused_with_the_reason(describe, tm
     assert text.startswith(f"{tmp_path / 'fields.toml'}: ")
     assert message in text
     assert text.endswith('An example is in the README under "Datasets".')
+
+
+def test_a_file_whose_name_will_not_do_is_told_of_the_field(describe):
+    assert describe(f"name = 'a b-ç.1'\n{TOML}", ".toml.toml").name == "a b-ç.1"
+    with pytest.raises(ValueError, match=r"dot, but is '\.toml', after the file; give another one: name = \.\.\."):
+        describe(TOML, ".toml.toml")
 
 
 def test_everything_that_is_wrong_is_said_at_once(describe):
