@@ -20,7 +20,7 @@ from pipeline.options import Request
 from pipeline.progress import duration
 from pipeline.training.optimization import autocast_type
 from pixcon_core.config import RunConfig
-from pixcon_core.data import DatasetSpec
+from pixcon_core.data import DatasetSpec, has_miniature
 
 PUBLISHED = {
     "cityscapes": (2975, 500),
@@ -137,7 +137,7 @@ def count_images(spec: DatasetSpec, config: RunConfig, out: Path) -> Images:
         out: Where miniature data are made.
 
     Raises:
-        ValueError: If the data are named and not there, or show fewer than two classes.
+        ValueError: If the data are named and not there, are not those of that name, or show fewer than two classes.
     """
     prepared = find_prepared(spec, config)
     if prepared is not None:
@@ -147,7 +147,7 @@ def count_images(spec: DatasetSpec, config: RunConfig, out: Path) -> Images:
     root = Path(config.data_root) if config.data_root is not None else None
     if spec.mini is not None:
         root = root or out / "data" / spec.name
-        if not root.is_dir():
+        if not has_miniature(spec, root):
             return Images(*MINIATURE, "drawn when the run starts")
     elif root is None and Path(config.dataset).suffix:
         root = Path(config.dataset).parent

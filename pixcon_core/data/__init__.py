@@ -8,7 +8,7 @@ from pixcon_core.data import camvid, cityscapes, coco_stuff, pascal_context
 from pixcon_core.data.decode import decode_image, decode_label, encode_label
 from pixcon_core.data.folder import load_folder_spec
 from pixcon_core.data.labels import IGNORE_INDEX
-from pixcon_core.data.miniature.write import write_miniature
+from pixcon_core.data.miniature.write import has_miniature, write_miniature
 from pixcon_core.data.pairs import BadPairError, load_pair
 from pixcon_core.data.spec import DatasetSpec, Miniature, Pair, Sample
 
@@ -56,6 +56,7 @@ __all__ = [
     "decode_image",
     "decode_label",
     "encode_label",
+    "has_miniature",
     "load_folder_spec",
     "load_pair",
     "make_miniature",

@@ -226,20 +226,30 @@ def test_a_miniature_of_an_older_drawing_is_refused(tmp_path, monkeypatch):
         make(root)
 
 
-@pytest.mark.parametrize("stamp", [None, "", "{", "[]", "{}"], ids=repr)
+@pytest.mark.parametrize("stamp", ["", "{", "[]", "{}"], ids=repr)
 def test_a_folder_that_holds_something_else_is_refused_and_kept(tmp_path, stamp):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_bytes(b"precious")
-    if stamp is not None:
-        (tmp_path / "photos" / STAMP).write_text(stamp)
+    (tmp_path / "photos" / STAMP).write_text(stamp)
     with pytest.raises(ValueError, match=REFUSED):
         make(tmp_path / "photos")
     assert (tmp_path / "photos" / "holiday.jpg").read_bytes() == b"precious"
 
 
+def test_a_folder_of_the_users_is_refused_without_a_word_of_deleting(tmp_path):
+    (tmp_path / "CamVid").mkdir()
+    (tmp_path / "CamVid" / "a.jpg").write_bytes(b"precious")
+    with pytest.raises(ValueError, match="holds no miniature") as error:
+        make(tmp_path / "CamVid", name="mini-camvid")
+    assert str(error.value) == (
+        f"{tmp_path}/CamVid holds no miniature of mini-camvid: it has files, but no {STAMP}. If they are data of"
+        " another data set, name it with --dataset (for example --dataset camvid); if not, name another folder."
+    )
+
+
 def test_a_file_in_its_place_is_refused_and_kept(tmp_path):
     (tmp_path / "mini").write_text("precious")
-    with pytest.raises(ValueError, match=r"mini is there already and is no folder\. Delete it or name another one\.$"):
+    with pytest.raises(ValueError, match=r"mini is there already and is no folder\. Name another one\.$"):
         make(tmp_path / "mini")
     assert (tmp_path / "mini").read_text() == "precious"
 

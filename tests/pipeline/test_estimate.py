@@ -286,6 +286,14 @@ def test_what_a_run_refuses_a_dry_run_refuses(arguments, message, elsewhere, cap
     assert printed.err.count("\n") == 1
 
 
+def test_a_folder_that_holds_no_miniature_is_refused_as_by_the_run(elsewhere):
+    config = RunConfig(data_root=str(elsewhere))
+    assert count_images(DATASETS["mini-camvid"], config, elsewhere)[:2] == MINIATURE
+    (elsewhere / "a.jpg").touch()
+    with pytest.raises(ValueError, match="holds no miniature of mini-camvid"):
+        count_images(DATASETS["mini-camvid"], config, elsewhere)
+
+
 def speed(name):
     """Of those that take long, all but the miniatures', leave all but two to the longer run."""
     is_small = DATASETS[PRESETS[name].dataset].mini is not None or name in ("camvid-lite", "cityscapes-deeplabv3-r101")

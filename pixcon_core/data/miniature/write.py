@@ -53,14 +53,11 @@ def write_miniature(
     if spec.mini is None:
         raise ValueError(f"{spec.name} cannot be made on the spot; only the mini-... data sets can.")
     counts = {"train": num_train, "val": num_val}
-    stamp: dict[str, str | int] = {"dataset": spec.name, "drawing": DRAWING, "seed": seed, **counts}
     if num_train < 1 or num_val < 1:
         raise ValueError(f"{spec.name}: there must be an image in each split, but got {num_train=}, {num_val=}.")
-    if root.exists() and not root.is_dir():
-        raise ValueError(f"{root} is there already and is no folder. Delete it or name another one.")
-    if root.exists() and any(root.iterdir()):
-        _check_stamp(root, stamp)
+    if has_miniature(spec, root, seed=seed, num_train=num_train, num_val=num_val):
         return root
+    stamp = _stamp(spec, seed, num_train, num_val)
     root.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
@@ -79,6 +76,24 @@ def write_miniature(
     return root
 
 
+def has_miniature(spec: DatasetSpec, root: Path, *, seed: int = 0, num_train: int = 300, num_val: int = 80) -> bool:
+    """Return whether a miniature is there; False where it can be drawn, as there is no folder yet, or an empty one.
+
+    Raises:
+        ValueError: If something else is there.
+    """
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"{root} is there already and is no folder. Name another one.")
+    if not root.exists() or not any(root.iterdir()):
+        return False
+    _check_stamp(root, _stamp(spec, seed, num_train, num_val))
+    return True
+
+
+def _stamp(spec: DatasetSpec, seed: int, num_train: int, num_val: int) -> dict[str, str | int]:
+    return {"dataset": spec.name, "drawing": DRAWING, "seed": seed, "train": num_train, "val": num_val}
+
+
 def _move(draft: Path, root: Path, stamp: dict[str, str | int]) -> None:
     try:
         draft.rename(root)
@@ -91,6 +106,13 @@ def _move(draft: Path, root: Path, stamp: dict[str, str | int]) -> None:
 def _check_stamp(root: Path, stamp: dict[str, str | int]) -> None:
     """Refuse a folder that is not the miniature asked for."""
     file = root / STAMP
+    if not file.exists():  # then these are a user's files, which nobody should be told to delete
+        name = str(stamp["dataset"])
+        raise ValueError(
+            f"{root} holds no miniature of {name}: it has files, but no {STAMP}. If they are data of another data set,"
+            f" name it with --dataset (for example --dataset {name.removeprefix('mini-')}); if not, name another"
+            " folder."
+        )
     try:
         found = json.loads(file.read_text())
     except (OSError, ValueError):
