@@ -65,19 +65,32 @@ def find_all_pairs(spec: DatasetSpec, root: Path, splits: Sequence[str] = NEEDED
     """List the images and labels of some splits.
 
     Raises:
-        ValueError: If there is no such split, if a folder is missing or empty, or if no image of a split has a label.
+        ValueError: If there is no such split, if a folder is missing or empty, if no image of a split has a label, or
+            if a file has a name that is no text.
     """
     for split in splits:
         if split not in spec.splits:
             raise ValueError(f"{spec.name} has no split {split!r}; there are {', '.join(spec.splits)}.")
     found = {split: spec.find_pairs(root, split) for split in splits}
     for split, pairs in found.items():
+        _refuse_odd_names(spec, pairs)
         if not any(pair.label for pair in pairs):
             raise ValueError(
                 f"{spec.name}: none of the {len(pairs)} images of split {split} under {root} has a label file, for"
                 f" example {pairs[0].image}. See README, 'Datasets', for the layout."
             )
     return found
+
+
+def _refuse_odd_names(spec: DatasetSpec, pairs: Sequence[Pair]) -> None:
+    for pair in pairs:
+        for file in (pair.image, pair.label):
+            # What is not UTF-8 comes as surrogates, which neither a shard nor JSON can hold.
+            if file is not None and any("\ud800" <= letter <= "\udfff" for letter in file.name):
+                raise ValueError(
+                    f"{spec.name}: {file.parent} has a file whose name is not UTF-8: {file.name!r}. Rename it, and"
+                    " others like it."
+                )
 
 
 def fingerprint(spec: DatasetSpec, pairs: dict[str, list[Pair]]) -> str:

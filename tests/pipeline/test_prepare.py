@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import numpy as np
@@ -45,6 +46,17 @@ def test_a_split_without_any_label_is_refused_before_anything_is_written(camvid)
     shutil.rmtree(camvid / "trainannot")
     with pytest.raises(ValueError, match="none of the 20 images of split train"):
         find_all_pairs(SPEC, camvid)
+
+
+def test_a_name_that_is_not_utf8_is_refused_with_its_folder(camvid):
+    for folder in ("train", "trainannot"):
+        first = min((camvid / folder).glob("*.png"))
+        first.rename(camvid / folder / os.fsdecode(b"caf\xe9.png"))
+    with pytest.raises(ValueError, match="not UTF-8") as error:
+        find_all_pairs(SPEC, camvid)
+    assert str(error.value).startswith(
+        f"camvid: {camvid / 'train'} has a file whose name is not UTF-8: 'caf\\udce9.png'. Rename it"
+    )
 
 
 def test_the_fingerprint_changes_with_the_data_and_not_without(camvid):
