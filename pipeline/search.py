@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import shutil
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -25,6 +26,7 @@ from pipeline.journey import find_data, new_folder, prepare_data
 from pipeline.options import Request, store
 from pipeline.progress import follow, open_mailbox
 from pipeline.report import try_report
+from pipeline.reproducing.chosen import with_steps
 from pipeline.session import ray_session
 from pipeline.train import Job
 from pipeline.tuning.hunt import Hunt
@@ -65,6 +67,8 @@ def search(request: Request, options: SearchOptions) -> Path:
     study = open_study(folder, options.storage)
     store(folder, request.preset, request.config, options)
     print(f"Run folder: {folder} (preset {request.preset}, space {options.space})")
+    if note := late_start(config, options):
+        print(f"note: {note}", file=sys.stderr)
     # Trials with several workers leave theirs behind when they are stopped early; what removes them asks the dashboard.
     with ray_session(folder / "logs", dashboard=config.train.num_workers > 1), storage_errors():
         places = find_places(config, options)
@@ -101,7 +105,24 @@ def trial_config(config: RunConfig, options: SearchOptions) -> RunConfig:
         raise ValueError("--search: contrast.weight is 0, so there is nothing to search. Leave it out.")
     steps = options.steps(config)
     every = -(-steps // EVALUATIONS)
-    return replace(config, train=replace(config.train, steps=steps, checkpoint_every=every))
+    found = with_steps(config, steps)
+    if found.warmup_steps >= steps:
+        raise ValueError(
+            f"--search: contrast.warmup_steps is {config.warmup_steps} of {config.train.steps} steps, as the same share"
+            f" {found.warmup_steps} of the {steps} of a trial, so that contrast would begin in none. Lower it."
+        )
+    return replace(found, train=replace(found.train, checkpoint_every=every))
+
+
+def late_start(config: RunConfig, options: SearchOptions) -> str | None:
+    """Say if trials, of such a configuration, may be stopped early before contrast has begun in them."""
+    first, warmup = config.train.checkpoint_every, config.warmup_steps
+    if not options.early_stopping or warmup < first:
+        return None
+    return (
+        f"contrast begins after {warmup} of a trial's {config.train.steps} steps, and at {first} trials may be stopped"
+        " that are alike so far. Lower contrast.warmup_steps."
+    )
 
 
 def make_task(config: RunConfig, options: SearchOptions, shards: Shards, folder: Path, places: Places) -> Task:

@@ -10,6 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 import tune_spaces
 from pipeline.options import flags, parse
+from pipeline.search import late_start, trial_config
 from pipeline.tuning.options import SearchOptions
 from pipeline.tuning.space import check_space, load_space, starting_values, suggest
 from pixcon_core.config import ContrastConfig, RunConfig
@@ -117,3 +118,30 @@ def test_flags_make_the_configuration_they_were_made_of(changes):
     found = flags(config, PRESETS["mini-camvid"])
     assert len(found) > 3
     assert parse(found).config == config
+
+
+def test_a_trial_s_warm_ups_are_the_same_share_of_its_steps_in_every_space():
+    start = parse("--preset camvid-hrnet-w48 --train.lr_warmup_steps 300".split()).config
+    found = trial_config(start, SearchOptions())
+    assert (found.train.steps, found.contrast.warmup_steps, found.train.lr_warmup_steps) == (5000, 833, 50)
+    assert trial_config(start, SearchOptions()) == found  # so a resume has the same
+    assert late_start(found, SearchOptions()) is None
+    for name in SPACES:
+        load_space(name, found)
+    unset = trial_config(PRESETS["mini-camvid"], SearchOptions())
+    assert (unset.train.steps, unset.contrast.warmup_steps, unset.warmup_steps) == (150, None, 18)
+
+
+def test_a_search_in_whose_trials_contrast_never_begins_is_refused():
+    start = parse("--contrast.warmup_steps 900".split()).config
+    with pytest.raises(ValueError, match=r"warmup_steps is 900 of 900 steps, as the same share 150 of the 150 of a"):
+        trial_config(start, SearchOptions())
+
+
+def test_contrast_that_begins_after_the_first_look_of_early_stopping_is_noted():
+    for warmup, is_late in ((600, True), (228, True), (200, False)):
+        config = trial_config(parse(["--contrast.warmup_steps", str(warmup)]).config, SearchOptions())
+        note = late_start(config, SearchOptions())
+        assert (note is not None) == is_late
+        assert note is None or f"after {config.warmup_steps} of a trial's 150 steps, and at 38 trials may be" in note
+        assert late_start(config, SearchOptions(early_stopping=False)) is None

@@ -96,10 +96,18 @@ def apply(changes: dict[str, Any], config: RunConfig, whose: str) -> RunConfig:
 
 def with_steps(config: RunConfig, steps: int) -> RunConfig:
     """Return a configuration that trains for so many steps, its warm-ups the same share of them."""
-    given, before = flatten(config), config.train.steps
-    scaled = {name: given[name] if given[name] is None else round(given[name] * steps / before) for name in OF_STEPS}
+    given = flatten(config)
+    scaled = at_steps({name: given[name] for name in OF_STEPS}, config.train.steps, steps)
     config = override(config, unflatten(scaled))
     return replace(config, train=replace(config.train, steps=steps))
+
+
+def at_steps(settings: dict[str, Any], before: int, steps: int) -> dict[str, Any]:
+    """Return settings by full name for another number of steps: warm-ups keep their share of them."""
+    return {
+        name: round(value * steps / before) if name in OF_STEPS and value is not None else value
+        for name, value in settings.items()
+    }
 
 
 def carried(chosen: Chosen, config: RunConfig) -> dict[str, Any]:
@@ -110,10 +118,8 @@ def carried(chosen: Chosen, config: RunConfig) -> dict[str, Any]:
     """
     start, mine = flatten(chosen.start), flatten(config)
     found = {}
-    for name, value in chosen.moved.items():
-        if name in OF_STEPS and value is not None:
-            value = round(value * config.train.steps / chosen.steps)
-        elif name in IN_PROPORTION and mine[name] != start[name] and None not in (value, start[name], mine[name]):
+    for name, value in at_steps(chosen.moved, chosen.steps, config.train.steps).items():
+        if name in IN_PROPORTION and mine[name] != start[name] and None not in (value, start[name], mine[name]):
             scaled = mine[name] * value / start[name]
             value = max(1, round(scaled)) if isinstance(mine[name], int) else scaled
         found[name] = value

@@ -31,7 +31,7 @@ class Hunt:
     ) -> None:
         self.options, self.task, self.study, self.space = options, task, study, space
         self.config, self.folder = task.job.config, task.folder.parent
-        self._preset, self._checkpoint_every = request.preset, request.config.train.checkpoint_every
+        self._preset, self._full = request.preset, request.config
         self._start_values = {name: starting_values(self.config)[name] for name in space}
         self._before: float = study.user_attrs.get("seconds", 0.0)
         self._began = began
@@ -94,9 +94,9 @@ class Hunt:
             "seconds": round(self.seconds, 1),
         }
         # The command is that of a run, whose checkpoints need not be a trial's.
-        as_run = replace(self.config.train, checkpoint_every=self._checkpoint_every)
-        config = replace(self.config, train=as_run)
-        return write_best(self.folder, self._preset, config, self._start_values, found, self._gain(found), facts)
+        as_run = replace(self.config.train, checkpoint_every=self._full.train.checkpoint_every)
+        config, gain = replace(self.config, train=as_run), self._gain(found)
+        return write_best(self.folder, self._preset, config, self._full, self._start_values, found, gain, facts)
 
     def _gain(self, found: list[Record]) -> Gain | None:
         """Return what the best trial is above the baseline, if both have come to their end."""

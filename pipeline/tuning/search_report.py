@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from pipeline.options import flags
 from pipeline.progress import duration
+from pipeline.reproducing.chosen import at_steps
 from pipeline.tuning.study import BASELINE, START, Record, best_of
 from pixcon_core.config import RunConfig
 from pixcon_core.override import override, unflatten
@@ -99,6 +100,7 @@ def write_best(
     folder: Path,
     preset: str,
     config: RunConfig,
+    full: RunConfig,
     start: Mapping[str, Any],
     found: list[Record],
     gain: Gain | None,
@@ -109,7 +111,8 @@ def write_best(
     Args:
         folder: The run folder.
         preset: What `config` was made from.
-        config: Of the start.
+        config: Of the start, as a trial.
+        full: Of the start, for as many steps as a run has.
         start: Starting values of what is searched.
         found: All trials.
         gain: Of the best above the baseline.
@@ -119,6 +122,11 @@ def write_best(
     base = roles.get(BASELINE)
     stopped = [one for one in found if one.state == "stopped"]
     saved = sum((config.train.steps - one.step) * one.seconds / max(1, one.step) for one in stopped)
+    again = in_full = None
+    if best is not None:
+        again = command(preset, override(config, unflatten(best.changes)))
+        changes = at_steps(best.changes, config.train.steps, full.train.steps)
+        in_full = command(preset, override(full, unflatten(changes)))
     result = {
         "best": None if best is None else _entry(best),
         "start": _entry(roles[START]) if START in roles else None,
@@ -132,7 +140,8 @@ def write_best(
         "trial_steps": config.train.steps,
         "trial_hours": round(sum(one.seconds for one in found) / 3600, 4),
         "trial_hours_saved": round(saved / 3600, 4),
-        "command": None if best is None else command(preset, override(config, unflatten(best.changes))),
+        "command": again,
+        "full_command": in_full,
         "checkpoint": None if best is None else str(folder / "checkpoint"),
         **facts,
     }
@@ -171,7 +180,8 @@ def print_end(result: dict[str, Any], folder: Path) -> None:
         print("\nThe baseline without contrast has not come to its end: nothing to compare with.")
     print(f"Best trial: {best['number']}; its checkpoint: {result['checkpoint']}")
     print(f"To train it again:\n  {result['command']}")
-    print("and for as long as its preset does, without --train.steps.")
+    if result["full_command"] != result["command"]:
+        print(f"and in full, warm-up as the same share of the steps:\n  {result['full_command']}")
 
 
 def _gain_line(points: float, noise: dict[str, Any]) -> str:

@@ -1,17 +1,19 @@
 """The page of a search, from a study that is made by hand."""
 
 import json
+import shlex
 
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from pipeline.options import store
+from pipeline.options import parse, store
 from pipeline.report import trial_charts, try_report, write_report
 from pipeline.report.trials import importances, load_study, read_search
+from pipeline.reproducing.chosen import with_steps
 from pipeline.tuning.options import SearchOptions
-from pipeline.tuning.search_report import write_best, write_trials
+from pipeline.tuning.search_report import print_end, write_best, write_trials
 from pipeline.tuning.study import BASELINE, CHANGES, FAILED, ROLE, START, Record, open_study, records
 from pixcon_core.presets import PRESETS
 
@@ -55,7 +57,7 @@ def folder(tmp_path_factory):
     found = records(study)
     write_trials(folder, found)
     facts = {"val_images": "80 images", "seconds": 100.0, "skipped": []}
-    write_best(folder, "mini-camvid", config, {TEMPERATURE: 0.1, KEYS: "batch"}, found, None, facts)
+    write_best(folder, "mini-camvid", config, config, {TEMPERATURE: 0.1, KEYS: "batch"}, found, None, facts)
     return folder
 
 
@@ -123,3 +125,22 @@ def test_a_page_that_cannot_be_made_ends_no_search(tmp_path, capsys):
     try_report(tmp_path)
     assert "note: no page:" in capsys.readouterr().out
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def test_the_commands_of_a_search_have_a_warm_up_that_fits_their_steps(tmp_path, capsys):
+    full = PRESETS["camvid-hrnet-w48"]
+    config = with_steps(full, 5000)
+    wanted = {"command": (5000, 1000, 0.3), "full_command": (30_000, 6000, 0.3)}
+    changes = {TEMPERATURE: 0.3, "contrast.warmup_steps": 1000}
+    best = Record(0, START, "complete", changes, {5000: 0.4}, 1.0, "", [0.4])
+    facts = {"val_images": "80 images", "seconds": 100.0, "skipped": []}
+    result = write_best(tmp_path, "camvid-hrnet-w48", config, full, {TEMPERATURE: 0.1}, [best], None, facts)
+    for name, expected in wanted.items():
+        asked = parse(shlex.split(result[name])[3:]).config
+        assert (asked.train.steps, asked.warmup_steps, asked.contrast.temperature) == expected
+    print_end(result, tmp_path)
+    printed = capsys.readouterr().out
+    assert all(result[name] in printed for name in wanted)
+    unmoved = [best._replace(changes={TEMPERATURE: 0.3})]
+    result = write_best(tmp_path, "camvid-hrnet-w48", config, full, {TEMPERATURE: 0.1}, unmoved, None, facts)
+    assert parse(shlex.split(result["full_command"])[3:]).config.contrast.warmup_steps == 5000
