@@ -182,7 +182,8 @@ def _check_search(options: Options, stored: SearchOptions | None) -> None:
         if name == "storage" and asked is not None:
             if "***" in asked:
                 raise ValueError(f"--resume: the password of {asked} is not written down. Give --storage again.")
-            asked = masked(asked)
+            # Also of what is there: other versions masked less.
+            there, asked = there and masked(there), masked(asked)
         if there != asked:
             raise ValueError(
                 f"--resume: --{name} is {there} in the search that is gone on with, not {asked}. Leave it out, or"

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
+from urllib.parse import unquote, unquote_plus
 
 import tyro
 
@@ -76,7 +77,47 @@ class SearchOptions:
         return max(1, config.train.steps // 6) if self.trial_steps is None else self.trial_steps
 
 
+PASSWORD = "pass|pwd"
+VARIABLE = re.compile(r"\$(\w+|\{\w+\})", re.ASCII)
+
+
 def masked(url: str) -> str:
-    """Return a URL without its password; names of environment variables are no secrets."""
-    url = re.sub(r"(://[^:/@]*:)(?!\$)[^@/]+@", r"\1***@", url)
-    return re.sub(r"([?&][^=&]*pass[^=&]*=)(?!\$)[^&]+", r"\1***", url, flags=re.IGNORECASE)
+    """Return a URL without its passwords; the name of an environment variable, alone, is none."""
+    for first, end in reversed(_secrets(url)):
+        url = f"{url[:first]}***{url[end:]}"
+    return url
+
+
+def passwords(url: str) -> list[str]:
+    """Return what `masked` leaves out, as it is written there and as it is meant."""
+    found = [url[first:end] for first, end in _secrets(url)]
+    return [*found, *map(unquote, found), *map(unquote_plus, found)]
+
+
+def _secrets(url: str) -> list[tuple[int, int]]:
+    """Return where passwords lie, from front to back.
+
+    Who forgot to write an @ or ? as %40 or %3F has a password all the same: it ends at the last @ that can be its end.
+    """
+    spans, rest = [], 0
+    if user := re.match(r"[^:/]*://[^:/]*:", url):
+        query = re.search(r"\?[^=&@]+=", url)
+        end = url.rfind("@", user.end(), query.start() if query else None)
+        if end < 0:
+            end = url.rfind("@", user.end())
+        if end >= 0:
+            spans, rest = [(user.end(), end)], end
+    if query := re.compile(r"\?[^=&]+=").search(url, rest):
+        for pair in re.compile(r"[?&]([^=&]+)=(.*?)(?=&[^=&]+=|$)", re.DOTALL).finditer(url, query.start()):
+            if _is_secret(pair[1], pair[2]):
+                spans.append(pair.span(2))
+    return [(first, end) for first, end in spans if first < end and not VARIABLE.fullmatch(url[first:end])]
+
+
+def _is_secret(name: str, value: str) -> bool:
+    if re.search(PASSWORD, unquote_plus(name), re.IGNORECASE):
+        return True
+    # ODBC has a list of settings as one value. A $ that is written as %24 names no variable.
+    listed = unquote_plus(value.replace("%24", "%00"))
+    found = re.findall(rf"(?:{PASSWORD})\w*\s*=([^;]*)", listed, re.IGNORECASE)
+    return not all(VARIABLE.fullmatch(one.strip()) for one in found)

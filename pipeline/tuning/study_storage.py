@@ -19,7 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import make_url
 
 from pipeline.command import TrainingError, is_disk_full
-from pipeline.tuning.options import masked
+from pipeline.tuning.options import masked, passwords
 from pixcon_core.models.weights import reason
 
 STUDY, STUDY_FILE, STUDY_NAME = "search", "study.db", "study.json"
@@ -107,7 +107,12 @@ def _new_study(storage: BaseStorage, wanted: str) -> str:
 def _open(url: str) -> BaseStorage:
     for name in re.findall(r"\$\{?(\w+)", url):
         if name not in os.environ:
-            raise ValueError(f"--storage: {masked(url)} names ${name}, and the environment has no such variable.")
+            # In a password that is spelled out, the name would be a part of it.
+            shown = f"${name}" if name in masked(url) else "a variable in its password"
+            raise ValueError(
+                f"--storage: {masked(url)} names {shown}, and the environment has no such variable. Set it; a $ that is"
+                " none of a variable is written %24."
+            )
     full = os.path.expandvars(url)
     if full.startswith(JOURNAL):
         return _open_journal(Path(full.removeprefix(JOURNAL)))
@@ -118,6 +123,11 @@ def _open(url: str) -> BaseStorage:
             f"--storage: {masked(url)!r} is no URL of a database. Expected sqlite:///FILE, postgresql://USER@HOST/NAME,"
             f" mysql://USER@HOST/NAME or {JOURNAL}FILE."
         ) from None
+    if "@" in (parsed.host or ""):
+        raise ValueError(
+            f"--storage: {masked(url)} has an @ in its user or password. Write it as %40, also in a variable that holds"
+            " it."
+        )
     is_file = parsed.get_backend_name() == "sqlite"
     options = {"timeout": LOCK_SECONDS} if is_file else {"connect_timeout": CONNECT_SECONDS}
     try:
@@ -131,8 +141,8 @@ def _open(url: str) -> BaseStorage:
     except Exception as error:  # of a dozen kinds, by driver
         cause = getattr(error, "orig", None) or error.__cause__ or error
         text = reason(cause if isinstance(cause, Exception) else error)
-        if parsed.password:
-            text = text.replace(str(parsed.password), "***")
+        for password in sorted({*passwords(full), str(parsed.password or "")} - {""}, key=len, reverse=True):
+            text = text.replace(password, "***")
         raise ValueError(f"--storage: {masked(url)} cannot be used ({text}).") from None
 
 

@@ -15,7 +15,7 @@ from pipeline.command import TrainingError, is_disk_full
 from pipeline.options import CONFIG, load, parse, store
 from pipeline.tuning.options import SearchOptions, masked
 from pipeline.tuning.study import Sampling, StudySearch, enqueue_first, open_study, records
-from pipeline.tuning.study_storage import storage_errors
+from pipeline.tuning.study_storage import check_storage, storage_errors
 from pixcon_core.presets import PRESETS
 
 SPACE = {"contrast.temperature": optuna.distributions.FloatDistribution(0.03, 1.0, log=True)}
@@ -35,12 +35,62 @@ def folders(tmp_path, *names):
         (f"postgresql://me:{SECRET}@host:1/db", "postgresql://me:***@host:1/db"),
         (f"mysql+pymysql://me@host/db?Password={SECRET}&ssl=1", "mysql+pymysql://me@host/db?Password=***&ssl=1"),
         ("postgresql://me:${PGPASSWORD}@host/db", "postgresql://me:${PGPASSWORD}@host/db"),
+        ("postgresql://me:$PGPASSWORD@host/db?sslmode=require", "postgresql://me:$PGPASSWORD@host/db?sslmode=require"),
         ("postgresql://me@host/db", "postgresql://me@host/db"),
+        ("postgresql://me@host:5432/db", "postgresql://me@host:5432/db"),
+        ("postgresql://host:5432/db?sslmode=require", "postgresql://host:5432/db?sslmode=require"),
+        ("postgresql://me:pa/ss@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:p@ss@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:p@s/s:@host/db?user=a@b", "postgresql://me:***@host/db?user=a@b"),
+        ("postgresql://me:pa?ss@host/db?sslmode=require", "postgresql://me:***@host/db?sslmode=require"),
+        ("postgresql://me:p?a=b@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me@azure:pass@host/db", "postgresql://me@azure:***@host/db"),
+        ("postgresql://me:$PW-extra@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:$PW$PW@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:$@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:***@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://host/db?user=me&password=s&x=1", "postgresql://host/db?user=me&password=***&x=1"),
+        ("postgresql://host/db?password=a&b&x=1", "postgresql://host/db?password=***&x=1"),
+        ("postgresql://host/db?password=$PW&x=1", "postgresql://host/db?password=$PW&x=1"),
+        ("postgresql://host/db?password=$PW-extra", "postgresql://host/db?password=***"),
+        ("mssql+pyodbc://?odbc_connect=UID%3Dme%3BPWD%3Dsecret%3B", "mssql+pyodbc://?odbc_connect=***"),
+        ("mssql+pyodbc://?odbc_connect=UID%3Dme%3BPWD%3D%24PW", "mssql+pyodbc://?odbc_connect=***"),
+        ("mssql+pyodbc://?odbc_connect=PWD%3D$PW%3BUID%3Dme", "mssql+pyodbc://?odbc_connect=PWD%3D$PW%3BUID%3Dme"),
+        ("sqlite:////tmp/a:b@c.db", "sqlite:////tmp/a:b@c.db"),
         ("sqlite:////tmp/study.db", "sqlite:////tmp/study.db"),
     ],
 )
 def test_a_password_is_masked_and_nothing_else(url, shown):
     assert masked(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgresql://me:abc$" + SECRET + "@host/db", "names a variable in its password"),
+        ("postgresql://me:$NO_SUCH_PASSWORD@host/db", "names $NO_SUCH_PASSWORD, and the environment"),
+        (f"postgresql://me:p@{SECRET}@host/db", "postgresql://me:***@host/db has an @ in its user or password"),
+        ("postgresql://me:$WITH_AT@host/db", "Write it as %40, also in a variable"),
+        (f"mysql+nodriver://me:pa/{SECRET}@host/db", "mysql+nodriver://me:***@host/db needs a driver"),
+    ],
+)
+def test_an_error_about_a_storage_has_no_password_in_it(url, message, monkeypatch):
+    monkeypatch.setenv("WITH_AT", f"p@{SECRET}")
+    with pytest.raises(ValueError, match=r"^--storage: ") as error:
+        check_storage(url)
+    assert message in str(error.value)
+    assert SECRET not in str(error.value)
+
+
+def test_a_search_of_a_version_that_masked_less_goes_on_with_the_same_storage(tmp_path):
+    url = "postgresql://me:$PW-extra@host/db"
+    folder = tmp_path / "mini-camvid-search-1"
+    folder.mkdir()
+    store(folder, "mini-camvid", PRESETS["mini-camvid"], SearchOptions(storage=url))
+    (folder / CONFIG).write_text((folder / CONFIG).read_text().replace("***", "$PW-extra"))
+    again = ["--search", "--resume", "--out", str(tmp_path)]
+    for more in ([], ["--storage", url]):
+        assert parse([*again, *more]).search == SearchOptions(storage=url)
 
 
 @pytest.mark.parametrize("scheme", ["sqlite", "journal"])
