@@ -92,6 +92,10 @@ def test_an_unknown_space_and_a_start_out_of_range_are_refused():
         ("--search --trials 1", "trials must be >= 2"),
         ("--search --budget 2x", "budget must be a length of time like 2h, 90m or 1h30m, but got '2x'"),
         ("--search --concurrent 0", "concurrent must be >= 1"),
+        ("--search --cpus_per_trial nan", "cpus_per_trial must be > 0 and finite, but got nan"),
+        ("--search --cpus_per_trial inf", "cpus_per_trial must be > 0 and finite, but got inf"),
+        ("--search --gpus_per_trial nan", "gpus_per_trial must be >= 0 and finite, but got nan"),
+        ("--search --gpus_per_trial inf", "gpus_per_trial must be >= 0 and finite, but got inf"),
         ("--search --dry_run", "leave out --search"),
     ],
 )

@@ -1,5 +1,6 @@
 """What the command line says of a search. Light to import, as `pipeline.options` is."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -56,10 +57,11 @@ class SearchOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, but got {value}.")
-        if self.cpus_per_trial is not None and self.cpus_per_trial <= 0:
-            raise ValueError(f"cpus_per_trial must be > 0, but got {self.cpus_per_trial}.")
-        if self.gpus_per_trial is not None and self.gpus_per_trial < 0:
-            raise ValueError(f"gpus_per_trial must be >= 0, but got {self.gpus_per_trial}.")
+        # Comparisons let nan through.
+        if self.cpus_per_trial is not None and not 0 < self.cpus_per_trial < math.inf:
+            raise ValueError(f"cpus_per_trial must be > 0 and finite, but got {self.cpus_per_trial}.")
+        if self.gpus_per_trial is not None and not 0 <= self.gpus_per_trial < math.inf:
+            raise ValueError(f"gpus_per_trial must be >= 0 and finite, but got {self.gpus_per_trial}.")
         if self.budget_seconds == 0:
             raise ValueError(f"budget must be a length of time like 2h, 90m or 1h30m, but got {self.budget!r}.")
 

@@ -162,7 +162,7 @@ def test_seeds_and_resources_are_checked():
     for field in ("seeds_per_trial", "cpus_per_trial"):
         with pytest.raises(ValueError, match=f"{field} must be"):
             replace(SearchOptions(), **{field: 0})
-    with pytest.raises(ValueError, match="gpus_per_trial must be >= 0"):
+    with pytest.raises(ValueError, match="gpus_per_trial must be >= 0 and finite"):
         SearchOptions(gpus_per_trial=-0.5)
 
 
