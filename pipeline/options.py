@@ -98,7 +98,7 @@ def parse(arguments: Sequence[str]) -> Request:
     if found is not None:
         _check_same(found, options.config)
         preset = found.preset
-    notes += _without_effect(options.config, start)
+    notes += _without_effect(options.config, start, options.search)
     unfinished = found.folder if found else None
     search = options.of_search if options.search else None
     return Request(options.config, preset, options.out, unfinished, tuple(notes), options.dry_run, search)
@@ -202,20 +202,35 @@ def _check_same(found: StoredRun, asked: RunConfig) -> None:
         )
 
 
-def _without_effect(config: RunConfig, start: RunConfig) -> list[str]:
+def _without_effect(config: RunConfig, start: RunConfig, is_search: bool) -> list[str]:
     """Say which of the user's settings change nothing."""
-    notes = []
-    asked, given = flatten(config.contrast, "contrast."), flatten(start.contrast, "contrast.")
+    asked, given = flatten(config), flatten(start)
     moved = [name for name in asked if asked[name] != given[name]]
-    if config.contrast.weight == 0:
-        idle = [name for name in moved if name != "contrast.weight"]
-        notes += [f"{', '.join(idle)}: no effect, since contrast.weight is 0."] if idle else []
-    elif config.contrast.keys == "batch":
-        idle = [n for n in moved if n in ("contrast.memory_size", "contrast.pixels_per_class")]
-        notes += [f"{', '.join(idle)}: no effect, since contrast.keys is batch."] if idle else []
-    if config.contrast.weight > 0 and config.warmup_steps >= config.train.steps:
+    of_contrast = [name for name in asked if name.startswith("contrast.") and name != "contrast.weight"]
+    has_contrast, train = config.contrast.weight > 0, config.train
+    of_memory = ["contrast.memory_size", "contrast.pixels_per_class"]
+    rules = [
+        (not has_contrast, [*of_contrast, "model.projection_dim"], "contrast.weight is 0"),
+        (has_contrast and config.contrast.keys == "batch", of_memory, "contrast.keys is batch"),
+        (config.model.head == "fcn", ["model.aux_weight"], "model.head is fcn"),
+        (config.model.head == "hrnet", ["model.aux_weight", "model.head_channels"], "model.head is hrnet"),
+        (train.ohem_threshold is None, ["train.ohem_min_kept"], "train.ohem_threshold is None"),
+        (config.ingest.cache == "off", ["ingest.cache_share"], "ingest.cache is off"),
+        (is_search, ["train.checkpoint_every"], "a trial of a search has a checkpoint at each of its four scores"),
+    ]
+    notes = []
+    for holds, names, reason in rules:
+        idle = [name for name in moved if name in names]
+        if holds and idle:
+            notes.append(f"{', '.join(idle)}: no effect, since {reason}.")
+    if has_contrast and config.warmup_steps >= train.steps:
         notes.append(
-            f"contrast.warmup_steps={config.warmup_steps} is not less than train.steps={config.train.steps}: contrast"
-            " will never begin."
+            f"contrast.warmup_steps={config.warmup_steps} is not less than train.steps={train.steps}: contrast will"
+            " never begin."
+        )
+    if train.lr_warmup_steps >= train.steps:
+        notes.append(
+            f"train.lr_warmup_steps={train.lr_warmup_steps} is not less than train.steps={train.steps}: the learning"
+            " rate will never come to train.lr."
         )
     return notes

@@ -100,6 +100,33 @@ def test_settings_without_effect_are_noted():
     assert "contrast will never begin" in notes[0]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "note"),
+    [
+        ("--search --train.checkpoint_every 7", "train.checkpoint_every: no effect, since a trial of a search"),
+        ("--contrast.weight 0 --model.projection_dim 64", "model.projection_dim: no effect, since contrast.weight is"),
+        ("--model.aux_weight 0.9", "model.aux_weight: no effect, since model.head is fcn"),
+        ("--preset camvid-hrnet-w48 --model.aux_weight 0.9", "model.aux_weight: no effect, since model.head is hrnet"),
+        ("--preset camvid-hrnet-w48 --model.head_channels 9", "model.head_channels: no effect, since model.head is hr"),
+        ("--train.ohem_min_kept 5", "train.ohem_min_kept: no effect, since train.ohem_threshold is None"),
+        ("--ingest.cache off --ingest.cache_share 0.1", "ingest.cache_share: no effect, since ingest.cache is off"),
+        ("--train.steps 9 --train.lr_warmup_steps 9", "the learning rate will never come to train.lr"),
+    ],
+)
+def test_each_setting_without_effect_is_noted(arguments, note):
+    (found,) = parse(arguments.split()).notes
+    assert note in found
+
+
+def test_settings_with_an_effect_are_not_noted():
+    for arguments in (
+        "--train.checkpoint_every 7 --model.projection_dim 64 --ingest.cache_share 0.1 --train.lr_warmup_steps 9",
+        "--train.ohem_threshold 0.9 --train.ohem_min_kept 5 --model.head deeplabv3 --model.aux_weight 0.9",
+        "--contrast.weight 0 --search",
+    ):
+        assert parse(arguments.split()).notes == ()
+
+
 def test_resume_takes_the_newest_run_with_its_own_settings(tmp_path):
     config = dataclasses.replace(PRESETS["mini-camvid"], seed=5)
     new_run(tmp_path, "a", "mini-camvid", RunConfig())
