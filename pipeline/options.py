@@ -36,7 +36,7 @@ class Options:
     """Folder for run folders, prepared data and miniature data."""
 
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Go on with the newest run in --out that fits the other flags, from its last checkpoint."""
+    """Go on with a run in --out that fits the other flags, the newest unfinished one, from its last checkpoint."""
 
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Start nothing: print what the run would take, in parameters, operations, memory and time."""
@@ -86,18 +86,17 @@ def parse(arguments: Sequence[str]) -> Request:
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ValueError(f"There is no preset {early.preset!r}.{hint} There are: {', '.join(PRESETS)}.")
     preset = early.preset or default_preset(early.dataset or RunConfig.dataset)
-    found = _newest_run(early.out, early.preset, early.dataset, early.search) if early.resume else None
+    notes: list[str] = []
+    found = _run_to_go_on_with(arguments, early, notes) if early.resume else None
     start = found.config if found else PRESETS[preset]
-    stored = found.search if found else None
-    default = Options(config=start, of_search=stored or SearchOptions())
-    options = parse_flags(Options, "python -m pipeline.run", arguments, default)
-    _check_search(options, stored)
-    notes = []
+    options = _read(arguments, start, found.search if found else None)
     if early.resume and found is None:
         notes.append(f"--resume: there is no run to go on with in {options.out}; starting a new one.")
     if found is not None:
-        _check_same(found, options.config)
         preset = found.preset
+        storage = options.of_search.storage
+        if storage is not None and "***" in storage:
+            raise ValueError(f"--resume: the password of {storage} is not written down. Give --storage again.")
     notes += _without_effect(options.config, start, options.search)
     unfinished = found.folder if found else None
     search = options.of_search if options.search else None
@@ -157,15 +156,57 @@ def _early(arguments: Sequence[str]) -> argparse.Namespace:
         raise ValueError(f"{error}. All flags: --help.") from error
 
 
-def _newest_run(out: Path, preset: str | None, dataset: str | None, search: bool) -> StoredRun | None:
-    """Return the newest run, or search, that was started with this preset and data set, where these are given."""
-    files = sorted(out.glob(f"*/{CONFIG}"), key=lambda file: file.stat().st_mtime, reverse=True)
-    for file in files:
-        run = load(file.parent)
-        is_wanted = preset in (None, run.preset) and dataset in (None, run.config.dataset)
-        if is_wanted and (run.search is not None) == search:
+def _read(arguments: Sequence[str], start: RunConfig, search: SearchOptions | None = None) -> Options:
+    """Read all flags, with a configuration, and options of a search that is gone on with, to start from."""
+    default = Options(config=start, of_search=search or SearchOptions())
+    options = parse_flags(Options, "python -m pipeline.run", arguments, default)
+    _check_search(options, search)
+    return options
+
+
+def _run_to_go_on_with(arguments: Sequence[str], early: argparse.Namespace, notes: list[str]) -> StoredRun | None:
+    """Return the newest unfinished run, or search, that fits the flags; if all that fit are finished, the newest.
+
+    Args:
+        arguments: The command line.
+        early: What `_early` reads of it.
+        notes: Gets a line for each run that cannot be read.
+
+    Raises:
+        ValueError: If there are runs and none fits; it says of the newest one why.
+    """
+    finished, misfits = None, []
+    files = sorted(early.out.glob(f"*/{CONFIG}"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in filter(_is_of_run, files):
+        try:
+            run = load(file.parent)
+        except ValueError as error:
+            notes.append(f"--resume: {error}; it is left out.")
+            misfits.append(error)
+            continue
+        is_wanted = early.preset in (None, run.preset) and early.dataset in (None, run.config.dataset)
+        if not is_wanted or (run.search is not None) != early.search:
+            continue
+        try:
+            _check_same(run, _read(arguments, run.config, run.search).config)
+        except ValueError as error:
+            misfits.append(error)
+            continue
+        if not (run.folder / RESULT).exists():
             return run
-    return None
+        finished = finished or run
+    if finished is None and misfits:
+        raise misfits[0]
+    return finished
+
+
+def _is_of_run(file: Path) -> bool:
+    """Return whether a `config.json` is a run's; models of others, for one, have files of that name too."""
+    try:
+        stored = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(stored, dict) and {"preset", "config"} <= stored.keys()
 
 
 def _check_search(options: Options, stored: SearchOptions | None) -> None:
@@ -180,8 +221,6 @@ def _check_search(options: Options, stored: SearchOptions | None) -> None:
     for name in ("space", "trial_steps", "seeds_per_trial", "storage") if stored else ():
         there, asked = getattr(stored, name), getattr(given, name)
         if name == "storage" and asked is not None:
-            if "***" in asked:
-                raise ValueError(f"--resume: the password of {asked} is not written down. Give --storage again.")
             # Also of what is there: other versions masked less.
             there, asked = there and masked(there), masked(asked)
         if there != asked:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 
 from pipeline.options import load, parse, store
 from pipeline.run import main
+from pipeline.tuning.options import SearchOptions
 from pixcon_core.config import RunConfig
 from pixcon_core.presets import PRESETS
 
@@ -142,6 +144,62 @@ def test_resume_looks_among_the_runs_of_the_data_set_asked_for(tmp_path):
     new_run(tmp_path, "b", "mini-camvid", PRESETS["mini-camvid"])
     for flags in (["--dataset", "mini-cityscapes"], ["--preset", "mini-cityscapes"]):
         assert parse(["--resume", "--out", str(tmp_path), *flags]).unfinished == older
+
+
+def test_resume_takes_the_run_that_the_flags_fit_or_the_newest_unfinished_one(tmp_path):
+    names = {name: i for i, name in enumerate("abcd")}
+    seeds = {"a": 0, "b": 1, "c": 1, "d": 2}
+    runs = {}
+    for name, age in names.items():
+        config = dataclasses.replace(PRESETS["mini-camvid"], seed=seeds[name])
+        runs[name] = new_run(tmp_path, name, "mini-camvid", config)
+        os.utime(runs[name] / "config.json", (age, age))
+    (runs["d"] / "result.json").touch()
+    for flags, expected in (("", "c"), ("--seed 0", "a"), ("--seed 1", "c"), ("--seed 2", "d")):
+        assert parse(f"--resume --out {tmp_path} {flags}".split()).unfinished == runs[expected]
+    with pytest.raises(ValueError, match=rf"the newest run, {runs['d']}, has other settings: seed is 2 there, not 3"):
+        parse(f"--resume --out {tmp_path} --seed 3".split())
+    for name in "abc":
+        (runs[name] / "result.json").touch()
+    assert parse(["--resume", "--out", str(tmp_path)]).unfinished == runs["d"]
+
+
+def test_resume_takes_the_search_that_the_flags_fit(tmp_path):
+    folders = {}
+    for age, space in enumerate(("full", "contrast")):
+        folders[space] = tmp_path / space
+        folders[space].mkdir()
+        store(folders[space], "mini-camvid", PRESETS["mini-camvid"], SearchOptions(space=space))
+        os.utime(folders[space] / "config.json", (age, age))
+    again = ["--search", "--resume", "--out", str(tmp_path)]
+    assert parse(again).unfinished == folders["contrast"]
+    assert parse([*again, "--space", "full", "--trials", "9"]).unfinished == folders["full"]
+
+
+def test_resume_passes_by_configurations_of_something_else(tmp_path):
+    for name, text in (("model", '{"architectures": ["Bert"]}'), ("list", "[1]"), ("none", "{")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(text)
+    request = parse(["--resume", "--out", str(tmp_path)])
+    assert request.unfinished is None
+    assert len(request.notes) == 1
+    run = new_run(tmp_path, "a", "mini-camvid", PRESETS["mini-camvid"])
+    os.utime(run / "config.json", (1, 1))
+    request = parse(["--resume", "--out", str(tmp_path)])
+    assert (request.unfinished, request.notes) == (run, ())
+
+
+def test_a_run_that_cannot_be_read_is_left_out_with_a_note_and_alone_ends_a_resume(tmp_path):
+    run = new_run(tmp_path, "a", "mini-camvid", PRESETS["mini-camvid"])
+    (run / "config.json").write_text('{"preset": "x", "config": {"colour": "red"}}')
+    with pytest.raises(ValueError, match=r"config\.json is not .*There is no setting colour"):
+        parse(["--resume", "--out", str(tmp_path)])
+    other = new_run(tmp_path, "b", "mini-camvid", PRESETS["mini-camvid"])
+    request = parse(["--resume", "--out", str(tmp_path), "--seed", "0"])
+    assert request.unfinished == other
+    os.utime(other / "config.json", (1, 1))
+    (note,) = parse(["--resume", "--out", str(tmp_path)]).notes
+    assert "There is no setting colour" in note
 
 
 def test_resume_with_other_settings_says_which(tmp_path):
