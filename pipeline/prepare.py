@@ -161,11 +161,14 @@ def _kept_shards(folder: Folder, mark: str, wanted: set[str]) -> dict[str, Shard
     names = sorted(name for name in folder.sizes() if name.endswith(".parquet"))
     with ThreadPoolExecutor(NUM_READERS) as pool:
         found = dict(zip(names, pool.map(functools.partial(read_info, folder), names), strict=True))
+    # Shards appear whole: one that cannot be read was damaged later, if there are others, or is a user's file.
+    is_ours = any(info != "foreign" and info is not None for info in found.values())
     kept = {}
     for name, info in found.items():
-        if info == "foreign" and name in wanted:
+        if name in wanted and (info == "foreign" or (info is None and not is_ours)):
+            what = "was not written by pipeline.prepare" if info else "cannot be read as a shard of pipeline.prepare"
             raise ValueError(
-                f"{folder.shown(name)} is there, but was not written by pipeline.prepare, and would be written over."
+                f"{folder.shown(name)} is there, but {what}, and would be written over."
                 " Give another --out, or remove it."
             )
         if isinstance(info, ShardInfo) and info.fingerprint == mark and name in wanted:

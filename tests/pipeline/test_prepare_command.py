@@ -189,6 +189,17 @@ class TestShards:
         assert not list(copy.glob(".*"))
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_file_of_the_users_that_is_no_parquet_is_not_written_over(tiny_camvid, tmp_path, beside):
+    (tmp_path / "train-00000.parquet").write_bytes(b"precious")
+    if beside:
+        pq.write_table(pa.table({"a": [1]}), tmp_path / "mine.parquet")
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match=r"train-00000\.parquet is there, but cannot be read as a shard"):
+        prepare(SPEC, find_all_pairs(SPEC, tiny_camvid), tmp_path, max_bad_share=0.01)
+    assert files(tmp_path) == before
+
+
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_fingerprint_is_of_any_data_set(name):
     assert len({fingerprint(DATASETS[name], {}), fingerprint(SPEC, {})}) == 1 + (name != "camvid")
