@@ -5,11 +5,11 @@ and in reports; by these names `pixcon_core.override` changes them. Checks that 
 installed packages are in `pipeline.data.checks`, not here.
 """
 
-import functools
 import math
-import types
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
+
+from pixcon_core.override import fits, words_of
 
 Keys = Literal["batch", "pixel", "region", "pixel+region"]
 KeySampling = Literal["random", "hardest", "semi_hard"]
@@ -22,25 +22,16 @@ def _require(holds: bool, name: str, rule: str, value: object, way_out: str = ""
         raise ValueError(f"{name} must be {rule}, but got {value}." + (f" {way_out}" if way_out else ""))
 
 
-@functools.cache
-def _options(section: type) -> dict[str, list[Any]]:
-    """Return the words that each field may have; none where it takes other things."""
-    found = {}
-    for name, hint in get_type_hints(section).items():
-        parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-        words = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
-        found[name] = [*words, None] if words and types.NoneType in parts else words
-    return found
-
-
 def check_fields(section: Any, name: str) -> None:
     """Refuse words that are none of a field's, and inf and nan, which comparisons let through or explain badly."""
+    hints = get_type_hints(type(section))
     for one in fields(section):
-        value, options = getattr(section, one.name), _options(type(section))[one.name]  # type: ignore[arg-type]
+        value, hint = getattr(section, one.name), hints[one.name]
+        words = words_of(hint)
         _require(
-            not options or isinstance(value, tuple) or (type(value), value) in [(type(word), word) for word in options],
+            not words or isinstance(value, tuple) or fits(value, hint),
             f"{name}.{one.name}",
-            f"one of {', '.join(map(str, options))}",
+            f"one of {', '.join(map(str, words))}",
             repr(value),
         )
         numbers = value if isinstance(value, tuple) else (value,)

@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeVar
 
 Section = TypeVar("Section")
 
+_UNIONS = (typing.Union, types.UnionType)
+
 
 def override(config: Section, changes: Mapping[str, Any], path: str = "") -> Section:
     """Return the configuration with some fields changed; its checks run again.
@@ -36,7 +38,7 @@ def override(config: Section, changes: Mapping[str, Any], path: str = "") -> Sec
             continue
         if isinstance(value, list):
             value = tuple(value)
-        if not _fits(value, hints[name]):
+        if not fits(value, hints[name]):
             raise ValueError(f"{full} takes {_type_name(hints[name])}, but got {value!r}.")
         values[name] = value
     return dataclasses.replace(config, **values)  # type: ignore[type-var]
@@ -66,16 +68,17 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _fits(value: object, hint: Any) -> bool:
+def fits(value: object, hint: Any) -> bool:
+    """Return whether a value is of a field's type: an int is a float too, but a bool is no number and 16.0 no 16."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, arg) for arg in args)
+    if origin in _UNIONS:
+        return any(fits(value, arg) for arg in args)
     if origin is Literal:
-        return any(value == arg and type(value) is type(arg) for arg in args)  # 16.0 is no 16
+        return any(value == arg and type(value) is type(arg) for arg in args)
     if origin is tuple:
         if args[-1] is Ellipsis:
-            return isinstance(value, tuple) and all(_fits(one, args[0]) for one in value)
-        return isinstance(value, tuple) and len(value) == len(args) and all(map(_fits, value, args))
+            return isinstance(value, tuple) and all(fits(one, args[0]) for one in value)
+        return isinstance(value, tuple) and len(value) == len(args) and all(map(fits, value, args))
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
@@ -83,7 +86,16 @@ def _fits(value: object, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
+def words_of(hint: Any) -> list[Any]:
+    """Return the words, or numbers, that a field's type names one by one, None among them; empty if it names none."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return list(args)
+    words = [word for arg in args for word in words_of(arg)] if origin in _UNIONS else []
+    return [*words, None] if words and types.NoneType in args else words
+
+
 def _type_name(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
-        return " or ".join(map(str, typing.get_args(hint)))
+        return " or ".join(map(str, words_of(hint)))
     return hint.__name__ if isinstance(hint, type) else str(hint)
