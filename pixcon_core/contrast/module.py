@@ -60,7 +60,7 @@ class PixelContrast(nn.Module):
     Gradients flow to an anchor both as an anchor and as a key of other anchors; stored keys are constants.
 
     Args:
-        num_classes: Ids run from 0 to num_classes - 1; 0 is a class like any other.
+        num_classes: Two or more. Ids run from 0 to num_classes - 1; 0 is a class like any other.
         dim: Length of an embedding.
         ignore_index: Label that is left out.
         temperature: > 0, no unit. Lower weighs hard negatives more.
@@ -319,8 +319,13 @@ def _kind(tensor: Tensor) -> str:
 
 def _check_rest(num_classes: int, dim: int, num_candidates: int | None, min_share: float) -> None:
     """Check what the configuration does not have."""
-    if min(num_classes, dim) < 1:
-        raise ValueError(f"num_classes and dim must be >= 1, but got {num_classes=}, {dim=}.")
+    if num_classes < 2:
+        raise ValueError(
+            f"num_classes must be >= 2, but got {num_classes}: without another class there are no negatives. If"
+            " background is ignored, give it an id of its own."
+        )
+    if dim < 1:
+        raise ValueError(f"dim must be >= 1, but got {dim}.")
     if num_candidates is not None and num_candidates < 1:
         raise ValueError(f"num_candidates must be >= 1, or None for all, but got {num_candidates}.")
     if not 0 <= min_share <= 1:

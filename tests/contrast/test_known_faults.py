@@ -43,7 +43,7 @@ def test_the_write_position_advances_by_as_many_keys_as_were_written(everyone):
 
 
 def test_an_overflow_overwrites_the_oldest_keys_not_the_newest(everyone):
-    module = everyone(num_classes=1, dim=2, keys="region", memory_size=3)
+    module = everyone(num_classes=2, dim=2, keys="region", memory_size=3)
     for angle in range(8):
         embeddings = torch.tensor([math.cos(angle / 10), math.sin(angle / 10)]).view(1, 2, 1, 1)
         module(embeddings, torch.zeros(1, 1, 1, dtype=torch.int64))

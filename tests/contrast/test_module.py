@@ -168,6 +168,15 @@ def test_wrong_settings_are_named(settings, message):
         make(**settings)
 
 
+@pytest.mark.parametrize(
+    ("num_classes", "dim", "message"),
+    [(1, 8, "num_classes must be >= 2, but got 1: .* no negatives"), (4, 0, "dim must be >= 1, but got 0")],
+)
+def test_sizes_with_which_there_is_nothing_to_contrast_are_refused(num_classes, dim, message):
+    with pytest.raises(ValueError, match=message):
+        PixelContrast(num_classes, dim)
+
+
 def test_wrong_inputs_are_named(inputs):
     embeddings, labels, logits = inputs
     module = make()
