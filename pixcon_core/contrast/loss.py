@@ -2,7 +2,7 @@
 
 Gradients with respect to anchors, batch keys and temperature are formed in the forward pass, while a block of
 similarities is at hand. So no similarity outlives its block, the backward pass is a scaling and one small
-product, and the memory can be written between the two.
+product, and the memory can be written between the two. Second derivatives there are none.
 """
 
 from typing import Any, NamedTuple
@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from pixcon_core.contrast.candidates import StoredKeys
 from pixcon_core.contrast.halves import Pairs, Sampling, negative_half, positive_half
@@ -77,8 +76,14 @@ class _Contrast(torch.autograd.Function):
         return (positives.value, *rest)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        # The slopes are constants here. `once_differentiable` would let them pass as such: it fails where `grad` needs
+        # a gradient itself, and then only for who asks its own error node.
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "The contrast loss has no second derivatives, which create_graph=True asks for. Take them of the other"
+                " losses, without this one in the sum."
+            )
         anchors, direction, slope, temperature = ctx.saved_tensors
         scaled = (grad / temperature)[:, None]
         grad_anchors = direction * scaled

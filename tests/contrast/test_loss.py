@@ -99,6 +99,17 @@ def test_the_gradient_of_a_trained_temperature_is_that_of_finite_differences(eve
     assert module.temperature.item() == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize("keys", ["batch", "pixel+region"])
+def test_a_second_derivative_is_refused(everyone, batch, keys):
+    module = everyone(keys=keys)
+    module(*batch())
+    embeddings, labels = batch()
+    loss = module(embeddings, labels).loss
+    for asked in (loss, loss.square() + embeddings.sum()):
+        with pytest.raises(RuntimeError, match=r"contrast loss has no second derivatives.*create_graph=True"):
+            torch.autograd.grad(asked, embeddings, create_graph=True)
+
+
 def test_the_memory_gets_no_gradient_and_may_change_before_the_backward_pass(everyone, batch):
     module = everyone(keys="pixel+region", memory_dtype=torch.float64)
     module(*batch())
