@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from pixcon_core.contrast.anchors import ClassOrder
@@ -89,6 +89,8 @@ def region_keys(
 ) -> Keys:
     """Return for each image and class the mean of its unit-length embeddings, normalised and detached.
 
+    Pixels without a direction are left out; a class that has no others has no key.
+
     Args:
         embeddings: Of any length.
         labels: Class ids; -1 is ignored.
@@ -96,9 +98,12 @@ def region_keys(
     """
     pixels = embeddings.detach().flatten(2)  # (B, D, h, w) -> (B, D, h*w)
     flat = labels.flatten(1)
-    # Each pixel's length goes into its weight, so that the map is read twice and never copied.
+    # Each pixel's length goes into its weight, so that the map is not normalised as a whole.
     length = torch.linalg.vector_norm(pixels, dim=1, dtype=_at_least_float32(pixels.dtype))
-    weight = torch.where(flat >= 0, 1 / length.clamp(min=MIN_LENGTH), 0)
+    has_direction = _has_direction(length)
+    weight = torch.where((flat >= 0) & has_direction, 1 / length, 0)
+    # A weight of 0 does not silence what is not finite: one such pixel would undo the means of its whole image.
+    pixels = torch.where(has_direction[:, None], pixels, 0)
     membership = torch.zeros(*flat.shape, num_classes, dtype=weight.dtype, device=weight.device)
     membership.scatter_(2, flat.clamp(min=0)[..., None], weight[..., None])
     sums = pixels.to(weight.dtype) @ membership  # (B, D, h*w) @ (B, h*w, class) -> (B, D, class)
@@ -110,12 +115,16 @@ def region_keys(
 
 
 def _storable(rows: Float[Tensor, "key dim"], labels: Int64[Tensor, " key"]) -> Keys:
-    """Normalise; drop rows without a direction, zero or made infinite by an overflow: they would stay for long."""
+    """Normalise; drop rows without a direction: they would stay for long."""
     rows = rows.to(_at_least_float32(rows.dtype))
-    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    has_direction = (length > MIN_LENGTH) & (length < torch.inf)
+    has_direction = _has_direction(torch.linalg.vector_norm(rows, dim=1, keepdim=True))
     rows = torch.where(has_direction, rows, 0)
     return Keys(F.normalize(rows, dim=1), torch.where(has_direction[:, 0], labels, -1))
+
+
+def _has_direction(length: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
+    """Return which vectors are neither zero nor NaN nor infinite, which an overflow can make them."""
+    return (length > MIN_LENGTH) & (length < torch.inf)
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:

@@ -1,6 +1,7 @@
 """The memory: ring buffers by class and kind."""
 
 import io
+import math
 from collections import deque
 
 import pytest
@@ -106,6 +107,35 @@ def test_pixels_are_distinct_pixels_of_their_class_at_most_so_many_an_image():
         assert (distance < 1e-5).sum(dim=0).le(1).all()
         counts.append(len(got))
     assert counts == [5, 5, 5, 0, 5, 5]
+
+
+@pytest.mark.parametrize("spoilt", [torch.nan, torch.inf, -torch.inf, 0.0, 1e-13, 1e200])
+@pytest.mark.parametrize("label", [0, 1, -1])
+def test_a_pixel_without_a_direction_takes_itself_alone_out_of_its_region(spoilt, label):
+    embeddings = torch.randn(2, 3, 2, 4, dtype=torch.float64)
+    labels = torch.arange(8).view(1, 2, 4).expand(2, 2, 4) % 2
+    labels = torch.where(torch.tensor([[True], [False]]).view(2, 1, 1), labels, 2)
+    labels[0, 0, 1], labels[0, 1, 1] = label, 2
+    embeddings[0, :, 0, 1] = 0
+    embeddings[0, 1, 0, 1] = spoilt
+    embeddings[0, :, 1, 1] = spoilt  # the only pixel of class 2 in this image
+    keys = region_keys(embeddings, labels, 3)
+    expected = {}
+    for image in range(2):
+        for name in range(3):
+            total, number = [0.0, 0.0, 0.0], 0
+            for y in range(2):
+                for x in range(4):
+                    vector = embeddings[image, :, y, x].tolist()
+                    length = math.hypot(*vector) if all(abs(v) < 1e100 for v in vector) else math.inf
+                    if int(labels[image, y, x]) == name and 1e-12 < length < math.inf:
+                        total, number = [a + b / length for a, b in zip(total, vector, strict=True)], number + 1
+            if number:
+                expected[image * 3 + name] = [a / math.hypot(*total) for a in total]
+    assert [place for place, name in enumerate(keys.labels.tolist()) if name >= 0] == sorted(expected) == [0, 1, 5]
+    for place, mean in expected.items():
+        assert keys.labels[place] == place % 3
+        assert keys.embeddings[place].tolist() == pytest.approx(mean)
 
 
 def test_embeddings_without_a_direction_are_not_stored():
