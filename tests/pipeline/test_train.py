@@ -2,17 +2,15 @@
 
 import dataclasses
 import json
-import shutil
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_training import Run, batches
 
-from pipeline.ingest import Batch
 from pipeline.prepare import RowGroup, Shards, Split
-from pipeline.train import DivergedError, Job, Worker, _gradients, set_up, train
-from pipeline.training.checkpoint import load_meta, load_segmentor, load_training
+from pipeline.train import DivergedError, Job, _gradients, set_up
+from pipeline.training.checkpoint import load_segmentor, load_training
 from pipeline.training.model import TrainedModel
 from pipeline.training.optimization import autocast_type, computes_in_bfloat16, lr_factor, parameter_groups
 from pixcon_core.config import ContrastConfig, ModelConfig, RunConfig, TrainConfig
@@ -32,32 +30,6 @@ def job(**changes):
     )
     split = Split((RowGroup("train-00000.parquet", 0, 8),), (400, 300, 20))
     return Job(config, Shards("nowhere", "test", CLASSES, ((0, 0, 0),) * 3, {"train": split}, ()))
-
-
-def batches(first, last=8):
-    """Images whose blocks of colour are their classes; the same for the same step."""
-    for step in range(first, last):
-        rng = np.random.default_rng(step)
-        labels = rng.integers(0, 3, (2, 4, 4)).repeat(16, axis=1).repeat(16, axis=2).astype(np.uint8)
-        images = np.stack([labels * 80] * 3, axis=-1) + rng.integers(0, 40, (2, 64, 64, 3), dtype=np.uint8)
-        labels[:, :5] = 255
-        yield Batch(images, labels)
-
-
-class Run:
-    """What one call of `train` reported."""
-
-    def __init__(self, folder):
-        self.folder, self.records, self.kept = folder, [], []
-
-    def keep(self, checkpoint):
-        step = load_meta(checkpoint).step
-        self.kept.append(step)
-        shutil.copytree(checkpoint, self.folder / str(step))
-
-    def start(self, job, start=None, source=batches):
-        train(job, Worker(), source, start=start, put=self.records.append, keep=self.keep)
-        return self
 
 
 def same(a, b):

@@ -1,24 +1,22 @@
 """Training on a GPU: every precision, checkpoints, and the memory it takes. Most is skipped where there is none."""
 
-import shutil
-
-import numpy as np
 import pytest
 import torch
+from tiny_training import Run, batches
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.estimating.estimate import estimate
-from pipeline.ingest import Batch
 from pipeline.options import parse
 from pipeline.prepare import RowGroup, Shards, Split
-from pipeline.train import Job, Worker, set_up, train
-from pipeline.training.checkpoint import load_meta, load_segmentor
+from pipeline.train import Job, Worker, set_up
+from pipeline.training.checkpoint import load_segmentor
 from pipeline.training.model import TrainedModel
 from pipeline.training.optimization import autocast, build_optimizer
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 GPU = torch.device("cuda")
+WORKER = Worker(device=GPU)
 
 
 def job(*more):
@@ -30,30 +28,6 @@ def job(*more):
     split = Split((RowGroup("train-00000.parquet", 0, 8),), (400, 300, 20))
     shards = Shards("nowhere", "test", ("sky", "road", "car"), ((0, 0, 0),) * 3, {"train": split}, ())
     return Job(config, shards)
-
-
-def batches(first):
-    """Images whose blocks of grey are their classes; the same for the same step."""
-    for step in range(first, 8):
-        rng = np.random.default_rng(step)
-        labels = rng.integers(0, 3, (2, 4, 4)).repeat(16, axis=1).repeat(16, axis=2).astype(np.uint8)
-        images = np.stack([labels * 80] * 3, axis=-1) + rng.integers(0, 40, (2, 64, 64, 3), dtype=np.uint8)
-        labels[:, :5] = 255
-        yield Batch(images, labels)
-
-
-class Run:
-    """What one training on the GPU reported; its checkpoints are below a folder."""
-
-    def __init__(self, folder):
-        self.folder, self.records = folder, []
-
-    def keep(self, checkpoint):
-        shutil.copytree(checkpoint, self.folder / str(load_meta(checkpoint).step))
-
-    def start(self, job, start=None):
-        train(job, Worker(device=GPU), batches, start=start, put=self.records.append, keep=self.keep)
-        return self
 
 
 @pytest.mark.parametrize(
@@ -79,7 +53,7 @@ def test_no_loss_on_a_gpu_depends_on_a_value(arguments):
 @needs_gpu
 @pytest.mark.parametrize("precision", ["auto", "float32", "float16", "bfloat16"])
 def test_a_network_trains_and_its_checkpoint_predicts_on_a_cpu(tmp_path, precision):
-    run = Run(tmp_path).start(job("--train.precision", precision))
+    run = Run(tmp_path, WORKER).start(job("--train.precision", precision))
     assert [record["step"] for record in run.records] == [2, 3, 4, 6, 8]
     assert run.records[-1]["contrast"] > 0
     model = load_segmentor(tmp_path / "8").model
@@ -98,8 +72,8 @@ def test_going_on_from_a_checkpoint_ends_where_the_whole_run_does(tmp_path, prec
     for folder in folders:
         folder.mkdir()
     given = job("--train.precision", precision)
-    whole = Run(folders[0]).start(given)
-    resumed = Run(folders[1]).start(given, start=folders[0] / "6")
+    whole = Run(folders[0], WORKER).start(given)
+    resumed = Run(folders[1], WORKER).start(given, start=folders[0] / "6")
     # A GPU adds up in any order: close, and not the same bits.
     for name in ("loss", "cross_entropy", "contrast"):
         assert resumed.records[-1][name] == pytest.approx(whole.records[-1][name], rel=2e-2), name
