@@ -29,6 +29,7 @@ from pixcon_core.metrics import ImageCounts, Scores, iou_of, scores
 
 if TYPE_CHECKING:
     from pipeline.predicting.predictor import Counted
+    from pipeline.training.checkpoint import Loaded
 
 IMAGES_PER_BLOCK = 8
 STORED = "evaluation.npz"
@@ -83,6 +84,7 @@ def evaluate(
     num_examples: int = 0,
     use_gpu: bool = False,
     num_workers: int | None = None,
+    loaded: "Loaded | None" = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Predict every image of a split and compare. The result does not depend on the number of workers.
@@ -96,6 +98,7 @@ def evaluate(
         use_gpu: Predict on GPUs, one for each worker.
         num_workers: Processes that predict side by side. None is one for each GPU; or on CPUs one, with all cores:
             this one, unless Ray runs on a cluster.
+        loaded: What `load_segmentor` makes of the checkpoint, if that is known here; other processes load it again.
         on_progress: Called with the number of images done and of all.
 
     Raises:
@@ -106,7 +109,13 @@ def evaluate(
 
     if predicts_here(num_workers, use_gpu=use_gpu):
         return evaluate_here(
-            checkpoint, shards, split=split, protocol=protocol, num_examples=num_examples, on_progress=on_progress
+            checkpoint,
+            shards,
+            split=split,
+            protocol=protocol,
+            num_examples=num_examples,
+            loaded=loaded,
+            on_progress=on_progress,
         )
     import ray.data
 
@@ -135,6 +144,7 @@ def evaluate_here(
     num_examples: int = 0,
     use_gpu: bool = False,
     num_sharing: int = 1,
+    loaded: "Loaded | None" = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Do what `evaluate` does in this process, which may have imported all that it takes; the result is the same.
@@ -144,7 +154,8 @@ def evaluate_here(
     from pipeline.predicting.predictor import Scorer, Workers
 
     task = _plan(checkpoint, shards, split, num_examples)
-    scorer = Scorer(str(checkpoint), protocol, task.shown, Workers(num_sharing, use_gpu, num_sharing))
+    workers = Workers(num_sharing, use_gpu, num_sharing)
+    scorer = Scorer(loaded or str(checkpoint), protocol, task.shown, workers)
     blocks = (scorer(task.read({"id": [number]})) for number in range(task.num_blocks))
     results = ({name: column[0] for name, column in block.items()} for block in blocks)
     return _collect(results, task, shards, split, on_progress)

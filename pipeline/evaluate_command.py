@@ -132,8 +132,8 @@ def run(options: Options) -> Path:
         _check_baseline(options, meta.classes, load_meta(options.baseline).classes)
     spec = dataset_spec(options.dataset or meta.config.dataset)
     check_classes(options.checkpoint, meta.classes, spec.name, spec.classes)
-    for checkpoint in filter(None, (options.checkpoint, options.baseline)):
-        load_segmentor(checkpoint)  # damaged weights are told before shards are written or images scored
+    # Damaged weights are told before shards are written or images scored.
+    loaded = {one: load_segmentor(one) for one in (options.checkpoint, options.baseline) if one is not None}
     is_here = predicts_here(options.num_workers, use_gpu=may_use_gpu(options.device))
     with contextlib.nullcontext() if is_here else ray_session():
         use_gpu = not is_here and has_gpu(options.device)
@@ -149,6 +149,7 @@ def run(options: Options) -> Path:
                     protocol=options.evaluate,
                     use_gpu=use_gpu,
                     num_workers=options.num_workers,
+                    loaded=loaded[checkpoint],
                     on_progress=bar.update,
                 )
             finally:
@@ -209,7 +210,8 @@ def _find_shards(options: Options, trained: RunConfig) -> "Shards":
         if (of_a_run / INDEX).exists():
             return Shards.load(of_a_run)
     with ray_session():
-        return prepare_with_bar(spec, pairs, str(place(pairs)), trained.ingest.max_bad_share)
+        bad_share = trained.ingest.max_bad_share
+        return prepare_with_bar(spec, pairs, str(place(pairs)), bad_share, for_training=False)
 
 
 def _result(options: Options, shards: "Shards", evaluation: "Evaluation", seconds: float) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 
 from pipeline.data.cache import keep_decoded
 from pipeline.data.checks import check_classes, check_counts, check_settings, find_prepared, missing_classes
+from pipeline.data.same import keep_to_data
 from pipeline.data.shards import Shards
 from pipeline.data.skipping import load_skipped, skipped_line, store_skipped
 from pipeline.data.sources import dataset_spec, find_all_pairs, find_root, fingerprint
 from pipeline.evaluate import Evaluation, evaluate, save_evaluation
+from pipeline.locking import held
 from pipeline.options import RESULT, Request, store
 from pipeline.predicting import picture
 from pipeline.prepare import prepare_with_bar
@@ -48,7 +50,8 @@ def run(request: Request) -> Path:
     """Do what the command line asks for and return the path of `result.json`.
 
     Raises:
-        ValueError: If data and configuration do not go together, before anything long starts; or if training diverged.
+        ValueError: If data and configuration do not go together, before anything long starts; if another command is in
+            the run folder, or it was begun with other data; or if training diverged.
         TrainingError: If workers failed and trying again did not help.
     """
     start, config = time.monotonic(), request.config
@@ -59,19 +62,21 @@ def run(request: Request) -> Path:
     fetch_pretrained(config.model)  # workers find them in the cache; without network it ends here
 
     folder = request.unfinished or new_folder(request.out, source.spec.name)
-    store(folder, request.preset, config)
-    print(f"Run folder: {folder} (preset {request.preset})")
-    with ray_session(folder / "logs"):
-        use_gpu = wants_gpu(config.train)
-        shards = prepare_data(source, config, request.out)
-        print(f"Backbone: {config.model.backbone}, {pretrained_source(config.model)}")
-        cache = keep_decoded(shards, "train", config)
-        checkpoint = _train(Job(config, shards, cache), folder)
-        del cache  # and with it the images
-        evaluation = _evaluate(checkpoint, shards, use_gpu)
-    save_evaluation(evaluation, folder)
-    picture.draw(evaluation.examples, shards.classes, shards.palette, folder / "predictions.png")
-    return _show(write_result(folder, config, shards, evaluation, time.monotonic() - start))
+    with held(folder):
+        store(folder, request.preset, config)
+        print(f"Run folder: {folder} (preset {request.preset})")
+        with ray_session(folder / "logs"):
+            use_gpu = wants_gpu(config.train)
+            shards = prepare_data(source, config, request.out)
+            keep_to_data(folder, shards, again="leave out --resume")
+            print(f"Backbone: {config.model.backbone}, {pretrained_source(config.model)}")
+            cache = keep_decoded(shards, "train", config)
+            checkpoint = _train(Job(config, shards, cache), folder)
+            del cache  # and with it the images
+            evaluation = _evaluate(checkpoint, shards, use_gpu)
+        save_evaluation(evaluation, folder)
+        picture.draw(evaluation.examples, shards.classes, shards.palette, folder / "predictions.png")
+        return _show(write_result(folder, config, shards, evaluation, time.monotonic() - start))
 
 
 def find_data(config: RunConfig, out: Path) -> Source:
@@ -111,7 +116,6 @@ def _write(source: Source, config: RunConfig, out: Path) -> Shards:
     for one in shards.skipped:
         print(skipped_line(one))
     check_counts(config, shards.splits["train"].num_images)
-    check_classes(shards)
     return shards
 
 

@@ -9,6 +9,7 @@ appear whole or not at all, and the index is written last. Stopped half-way, the
 whole.
 """
 
+import contextlib
 import functools
 import sys
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from pipeline.data.checks import check_classes, missing_classes
 from pipeline.data.shard_file import Chunk, ShardInfo, Skipped, read_info, write_shard
 from pipeline.data.shards import INDEX, RowGroup, Shards, Split, write_index
 from pipeline.data.sources import NEEDED_SPLITS, dataset_spec, find_all_pairs, find_root, fingerprint
-from pipeline.data.storage import Folder, locate
+from pipeline.data.storage import Folder, is_url, locate
 from pipeline.progress import Bar
 from pipeline.session import ray_session
 from pixcon_core.config import IngestConfig
@@ -68,6 +69,7 @@ def prepare(
     out: str | Path,
     *,
     max_bad_share: float,
+    for_training: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Shards:
     """Write the shards of a data set into a folder, unless they are there.
@@ -77,18 +79,26 @@ def prepare(
         pairs: Its files by split, from `find_all_pairs`.
         out: The folder, or its URL.
         max_bad_share: Share of a split, rounded up, that may be unusable; such images are left out and named.
+        for_training: Refuse a split train that shows fewer than two classes; what was written is removed then.
         on_progress: Called with the number of images done and of all.
 
     Raises:
-        ValueError: If more images than that are unusable, the message lists them all; or if the folder holds shards
-            of other data.
+        ValueError: If more images than that are unusable, the message lists them all; if split train shows too few
+            classes; or if the folder holds shards of other data.
         OSError: If it cannot be written.
     """
-    shards = find_finished(spec, pairs, out)
-    if shards is None:
+    found = find_finished(spec, pairs, out)
+    if found is None:
         _write(spec, pairs, locate(out), on_progress)
-        shards = Shards.load(out)
+    shards = found or Shards.load(out)
     shards.check_skipped(max_bad_share)
+    if for_training and "train" in shards.splits:
+        try:
+            check_classes(shards)
+        except ValueError:
+            if found is None:
+                _remove(pairs, locate(out))
+            raise
     return shards
 
 
@@ -143,6 +153,15 @@ def _write(
             folder.delete(file)
 
 
+def _remove(pairs: dict[str, list[Pair]], folder: Folder) -> None:
+    """Delete what `_write` wrote, the index first; and the folder, where that leaves it empty."""
+    for file in (INDEX, *(chunk.file for split, listed in pairs.items() for chunk in _chunks(split, listed))):
+        folder.delete(file)
+    if not is_url(folder.name):
+        with contextlib.suppress(OSError):
+            Path(folder.path).rmdir()
+
+
 def _chunks(split: str, pairs: list[Pair]) -> list[Chunk]:
     order = np.random.default_rng(0).permutation(len(pairs))
     starts = range(0, len(pairs), ROWS_PER_SHARD)
@@ -187,23 +206,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         locate(options.out)  # what is wrong with it shows before a miniature is drawn
         root = find_root(spec, options.dataset, options.data_root, Path("runs"))
         pairs = find_all_pairs(spec, root, options.splits)
-        shards = find_finished(spec, pairs, options.out)
-        if shards is not None:
-            print(f"{options.out} is finished already.")
-            shards.check_skipped(options.max_bad_share)
-        else:
+        if find_finished(spec, pairs, options.out) is None:
             with ray_session():
                 shards = prepare_with_bar(spec, pairs, options.out, options.max_bad_share)
-        if "train" in shards.splits:
-            check_classes(shards)
+        else:
+            print(f"{options.out} is finished already.")
+            shards = prepare(spec, pairs, options.out, max_bad_share=options.max_bad_share)
     show(shards)
 
 
-def prepare_with_bar(spec: DatasetSpec, pairs: dict[str, list[Pair]], out: str, max_bad_share: float) -> Shards:
-    """Write the shards of a data set, unless they are there, and show how far it is."""
+def prepare_with_bar(
+    spec: DatasetSpec, pairs: dict[str, list[Pair]], out: str, max_bad_share: float, *, for_training: bool = True
+) -> Shards:
+    """Do what `prepare` does, and show how far it is."""
     bar = Bar("Writing shards", "image")
     try:
-        return prepare(spec, pairs, out, max_bad_share=max_bad_share, on_progress=bar.update)
+        return prepare(spec, pairs, out, max_bad_share=max_bad_share, for_training=for_training, on_progress=bar.update)
     finally:
         bar.close()
 

@@ -20,9 +20,11 @@ from ray.tune.schedulers import FIFOScheduler
 
 from pipeline.command import TrainingError, is_disk_full
 from pipeline.data.cache import decoded_size, keep_decoded
+from pipeline.data.same import keep_to_data
 from pipeline.data.shards import Shards
 from pipeline.data.skipping import load_skipped
 from pipeline.journey import find_data, new_folder, prepare_data
+from pipeline.locking import held
 from pipeline.options import Request, store
 from pipeline.progress import follow, open_mailbox
 from pipeline.report import try_report
@@ -51,7 +53,8 @@ def search(request: Request, options: SearchOptions) -> Path:
     """Do what the command line asks for and return the path of `best.json`.
 
     Raises:
-        ValueError: If data, configuration and space do not go together, before anything long starts.
+        ValueError: If data, configuration and space do not go together, before anything long starts; if another command
+            is in the search's folder, or it was begun with other data.
         TrainingError: If every trial failed, or the study cannot be written.
         OSError: If a disk is full.
         KeyboardInterrupt: If it was stopped by hand, after the best so far is shown and written.
@@ -64,33 +67,36 @@ def search(request: Request, options: SearchOptions) -> Path:
     source = find_data(config, request.out)
     fetch_pretrained(config.model)
     folder = request.unfinished or new_folder(request.out, f"{source.spec.name}-search")
-    study = open_study(folder, options.storage)
-    store(folder, request.preset, request.config, options)
-    print(f"Run folder: {folder} (preset {request.preset}, space {options.space})")
-    if note := late_start(config, options):
-        print(f"note: {note}", file=sys.stderr)
-    # Trials with several workers leave theirs behind when they are stopped early; what removes them asks the dashboard.
-    with ray_session(folder / "logs", dashboard=config.train.num_workers > 1), storage_errors():
-        places = find_places(config, options)
-        shards = prepare_data(source, config, request.out)
-        enqueue_first(study, {name: starting_values(config)[name] for name in space})
-        finished = sum(one.state != "running" for one in records(study))
-        seeds = f" with {options.seeds_per_trial} seeds" if options.seeds_per_trial > 1 else ""
-        print(
-            f"Search: {options.trials} trials, {finished} of them done, {places.at_once} at once; each"
-            f" {config.train.steps} steps{seeds}, scored every {config.train.checkpoint_every}"
-        )
-        task = make_task(config, options, shards, folder, places)
-        hunt = Hunt(request, options, task, study, space, began)
-        try:
-            with follow(task.mailbox, hunt.on_message):
-                _tune(hunt, places)
-        finally:
-            hunt.end()
-    try_report(folder)
-    if not any(one.points for one in records(study)):
-        reasons = [one.reason for one in records(study) if one.reason]
-        raise TrainingError(f"every trial failed, the first one so: {reasons[0]}." if reasons else "no trial ran.")
+    with held(folder):
+        study = open_study(folder, options.storage)
+        store(folder, request.preset, request.config, options)
+        print(f"Run folder: {folder} (preset {request.preset}, space {options.space})")
+        if note := late_start(config, options):
+            print(f"note: {note}", file=sys.stderr)
+        # Trials with several workers leave theirs behind when they are stopped early; what removes them asks the
+        # dashboard.
+        with ray_session(folder / "logs", dashboard=config.train.num_workers > 1), storage_errors():
+            places = find_places(config, options)
+            shards = prepare_data(source, config, request.out)
+            keep_to_data(folder, shards, again="leave out --resume")
+            enqueue_first(study, {name: starting_values(config)[name] for name in space})
+            finished = sum(one.state != "running" for one in records(study))
+            seeds = f" with {options.seeds_per_trial} seeds" if options.seeds_per_trial > 1 else ""
+            print(
+                f"Search: {options.trials} trials, {finished} of them done, {places.at_once} at once; each"
+                f" {config.train.steps} steps{seeds}, scored every {config.train.checkpoint_every}"
+            )
+            task = make_task(config, options, shards, folder, places)
+            hunt = Hunt(request, options, task, study, space, began)
+            try:
+                with follow(task.mailbox, hunt.on_message):
+                    _tune(hunt, places)
+            finally:
+                hunt.end()
+        try_report(folder)
+        if not any(one.points for one in records(study)):
+            reasons = [one.reason for one in records(study) if one.reason]
+            raise TrainingError(f"every trial failed, the first one so: {reasons[0]}." if reasons else "no trial ran.")
     return folder / BEST
 
 

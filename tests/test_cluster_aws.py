@@ -253,11 +253,13 @@ def test_the_bucket_is_encrypted_closed_and_kept(aws):
         "Rules"
     ]
     assert rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
-    described = template()["Resources"]["Bucket"]  # of what follows moto makes nothing
+    described, policy = (template()["Resources"][name] for name in ("Bucket", "BucketPolicy"))
+    # Of what follows moto makes nothing.
     blocked = described["Properties"]["PublicAccessBlockConfiguration"]
     assert len(blocked) == 4
     assert all(blocked.values())
-    assert described["DeletionPolicy"] == described["UpdateReplacePolicy"] == "Retain"
+    for kept in (described, policy):
+        assert kept["DeletionPolicy"] == kept["UpdateReplacePolicy"] == "Retain"
 
 
 def test_the_stack_passes_cloudformation_s_own_schema():

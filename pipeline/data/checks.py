@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Sequence
 
+from pipeline.data.meaning import meaning_hash
 from pipeline.data.shards import INDEX, Shards
 from pipeline.data.sources import NEEDED_SPLITS
 from pipeline.data.storage import locate
@@ -49,6 +50,11 @@ def find_prepared(spec: DatasetSpec, config: RunConfig, splits: Sequence[str] = 
         raise ValueError(
             f"data_root: {config.data_root} holds shards of other classes than {config.dataset} has:"
             f" {len(shards.classes)}, not {len(spec.classes)}{'; ' * bool(first)}{first}. Prepare it anew."
+        )
+    if shards.meaning not in (None, meaning_hash(spec)):
+        raise ValueError(
+            f"data_root: {config.data_root} holds shards of {spec.name} as {config.dataset} described it before: its"
+            " ids, ignored ids or colours have changed since. Prepare it anew, or restore the description."
         )
     if missing := [split for split in splits if split not in shards.splits]:
         raise ValueError(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.data.meaning import meaning_hash
 from pipeline.data.shard_file import FORMAT, ROWS_PER_GROUP, ShardInfo, Skipped
 from pipeline.data.storage import Folder, locate
 from pixcon_core.data import DatasetSpec
@@ -55,6 +56,8 @@ class Shards:
     skipped: tuple[Skipped, ...]
     fingerprint: str = ""
     """Of the raw files."""
+    meaning: str | None = None
+    """Hash of what the description of the data said that ids and colours mean; None of shards of earlier versions."""
     content: str = ""
     """SHA-256 of all ids, images and labels."""
     num_bytes: int = 0
@@ -147,6 +150,7 @@ def write_index(folder: Folder, spec: DatasetSpec, fingerprint: str, infos: Mapp
         "format": FORMAT,
         "dataset": spec.name,
         "fingerprint": fingerprint,
+        "meaning": meaning_hash(spec),
         "content": content.hexdigest(),
         "bytes": sum(sizes[file] for file in files),
         "classes": spec.classes,
@@ -178,6 +182,7 @@ def _from_index(folder: str, index: dict[str, Any]) -> Shards:
         splits=splits,
         skipped=tuple(Skipped(**one) for one in index["skipped"]),
         fingerprint=str(index["fingerprint"]),
+        meaning=index.get("meaning"),
         content=str(index["content"]),
         num_bytes=int(index["bytes"]),
     )

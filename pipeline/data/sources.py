@@ -5,8 +5,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
+from pipeline.data.meaning import meaning
 from pipeline.data.storage import is_url
 from pipeline.progress import Bar
 from pixcon_core.data import DATASETS, DatasetSpec, Pair, load_folder_spec, make_miniature
@@ -98,7 +97,7 @@ def fingerprint(spec: DatasetSpec, pairs: dict[str, list[Pair]]) -> str:
 
     Where the folder lies is not in it: a data set that was moved, or is named by another path, is the same.
     """
-    digest = hashlib.sha256(f"{spec.name} {spec.classes} {_train_ids(spec)}\n{_own_colours(spec)}".encode())
+    digest = hashlib.sha256(meaning(spec).encode())
     for split, listed in pairs.items():
         for pair in listed:
             for file in (pair.image, pair.label):
@@ -106,25 +105,3 @@ def fingerprint(spec: DatasetSpec, pairs: dict[str, list[Pair]]) -> str:
                 stamp = (state.st_size, state.st_mtime_ns) if state else None
                 digest.update(f"{split} {pair.id} {file.name if file else None} {stamp}\n".encode())
     return digest.hexdigest()[:12]
-
-
-def _train_ids(spec: DatasetSpec) -> list[int | None]:
-    """Return the train id of every raw id of a byte, None where the data set has no such id."""
-    ids: list[int | None] = []
-    for raw in range(256):
-        try:
-            ids.append(int(spec.to_train_ids(np.full((1, 1), raw, np.uint8))[0, 0]))
-        except ValueError:
-            ids.append(None)
-    return ids
-
-
-def _own_colours(spec: DatasetSpec) -> str:
-    """Return what the colours of a user's own masks mean; nothing where there are none."""
-    if spec is DATASETS.get(spec.name):  # its colours are in the code; shards that are there stay what they are
-        return ""
-    try:
-        found = spec.to_train_ids(np.array([spec.palette], np.uint8))
-    except ValueError:
-        return ""
-    return f"{spec.palette} {found.tolist()}\n"

@@ -83,9 +83,9 @@ def has_gpu(device: Device) -> bool:
     return device != "cpu" and gpus > 0
 
 
-def load_for_inference(checkpoint: str, workers: Workers) -> Loaded:
-    """Load a checkpoint onto this process's GPU, or let it use its share of the cores."""
-    loaded = load_segmentor(Path(checkpoint))
+def load_for_inference(checkpoint: str | Loaded, workers: Workers) -> Loaded:
+    """Load a checkpoint, unless it is, onto this process's GPU, or let it use its share of the cores."""
+    loaded = load_segmentor(Path(checkpoint)) if isinstance(checkpoint, str) else checkpoint
     if workers.use_gpu:
         loaded.model.to("cuda")
     else:
@@ -108,7 +108,7 @@ class Scorer:
     """Predicts blocks of images, one after the other, and compares."""
 
     def __init__(
-        self, checkpoint: str, protocol: EvaluateConfig | None, shown: frozenset[int], workers: Workers
+        self, checkpoint: str | Loaded, protocol: EvaluateConfig | None, shown: frozenset[int], workers: Workers
     ) -> None:
         self._loaded = load_for_inference(checkpoint, workers)
         self._protocol, self._shown = protocol, shown

@@ -58,6 +58,9 @@ def commands(contents: Contents, search: Search | None) -> list[tuple[str, str]]
         commands.append(("All of this again:", str(contents.facts["command"])))
     if search is not None and search.best.get("command"):
         commands.append(("The best trial's settings, trained again as one run:", str(search.best["command"])))
+        in_full = search.best.get("full_command")
+        if in_full not in (None, search.best["command"]):
+            commands.append(("The same in full, warm-up as the same share of the steps:", str(in_full)))
     if contents.search is not None and (contents.search / STUDY_FILE).exists():
         study = shlex.quote(str(contents.search / STUDY_FILE))
         commands.append(("The study of the search, to explore:", f"optuna-dashboard sqlite:///{study}"))

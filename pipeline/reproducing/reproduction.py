@@ -19,11 +19,13 @@ import ray
 from pipeline.command import TrainingError
 from pipeline.data.cache import Cache, keep_decoded
 from pipeline.data.disk import check_disk, checkpoint_bytes
+from pipeline.data.same import keep_to_data
 from pipeline.data.shard_file import Skipped
 from pipeline.data.shards import Shards
 from pipeline.data.skipping import skipped_line
 from pipeline.data.sources import dataset_spec
 from pipeline.journey import Source, find_data, prepare_data
+from pipeline.locking import held
 from pipeline.options import RESULT, store
 from pipeline.progress import Bar
 from pipeline.report import try_report
@@ -69,7 +71,8 @@ def reproduce(options: ReproduceOptions, arguments: Sequence[str]) -> Path | Non
     """Do what the command line asks for and return the path of `reproduce.json`; None after a dry run.
 
     Raises:
-        ValueError: If trial, data sets and settings do not go together, before anything long starts.
+        ValueError: If trial, data sets and settings do not go together, before anything long starts; if another command
+            is in the reproduction's folder, or it was begun with other data.
         TrainingError: If every run failed.
         KeyboardInterrupt: If it was stopped by hand.
     """
@@ -89,18 +92,23 @@ def reproduce(options: ReproduceOptions, arguments: Sequence[str]) -> Path | Non
     if options.dry_run:
         return None
     found.begin(options.out)
-    print(f"Folder: {found.folder}")
-    if missing or not (options.ablation or found.has(targets)):
-        with ray_session(found.folder / "logs"):
-            shards = _prepare(targets, sources, options.out)
-            if not options.ablation:
-                found.add(targets, {name: one.folder for name, one in shards.items()})
-            if missing:
-                _Work(options, found, missing, shards).do()
-    for one in plan:
-        if one.cell and found.is_done(one.run.name):  # it may have been killed before it took that down
-            found.mark(one.cell, FINISHED)
-    return _end(options, found, targets, plan)
+    with held(found.folder):
+        found.write()
+        print(f"Folder: {found.folder}")
+        if missing or not (options.ablation or found.has(targets)):
+            with ray_session(found.folder / "logs"):
+                shards = _prepare(targets, sources, options.out)
+                for name, prepared in shards.items():
+                    (found.folder / name).mkdir(exist_ok=True)
+                    keep_to_data(found.folder / name, prepared, again="--fresh")
+                if not options.ablation:
+                    found.add(targets, {name: one.folder for name, one in shards.items()})
+                if missing:
+                    _Work(options, found, missing, shards).do()
+        for one in plan:
+            if one.cell and found.is_done(one.run.name):  # it may have been killed before it took that down
+                found.mark(one.cell, FINISHED)
+        return _end(options, found, targets, plan)
 
 
 def _plan(options: ReproduceOptions, targets: Targets) -> list[Planned]:

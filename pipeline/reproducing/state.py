@@ -49,11 +49,10 @@ class Reproduction:
         return self._folder
 
     def begin(self, out: Path) -> None:
-        """Make its folder, if it has none yet; from then on it is gone on with."""
+        """Make its folder, if it has none yet."""
         if self._folder is None:
             trial = self.state["trial"]
             self._folder = new_folder(out, f"reproduce-{trial['dataset']}-{trial['name']}")
-        self.write()
 
     def is_done(self, name: str) -> bool:
         """Whether a run has a result already."""

@@ -50,7 +50,8 @@ def refused(capsys, *arguments):
     return error
 
 
-def test_scores_and_their_difference_to_a_baseline(fresh_checkpoint, other, data, tmp_path, capsys):
+def test_scores_and_their_difference_to_a_baseline(fresh_checkpoint, other, data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("pipeline.predicting.predictor.load_segmentor", None)  # once, by the command, is enough
     given = ["--checkpoint", str(fresh_checkpoint), "--data_root", str(data), "--evaluate.scales", "0.5", "1"]
     main([*given, "--baseline", str(other), "--out", str(tmp_path / "out")])
     printed = capsys.readouterr().out

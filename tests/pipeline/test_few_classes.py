@@ -1,5 +1,8 @@
 """Training data that do not show all classes, or only one of them. Shards are written without Ray."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,7 +15,7 @@ from pipeline.data.sources import dataset_spec, find_all_pairs, fingerprint
 from pipeline.data.storage import locate
 from pipeline.estimating.estimate import count_images
 from pipeline.journey import Source
-from pipeline.prepare import _chunks, main
+from pipeline.prepare import _chunks, main, prepare
 from pixcon_core.config import RunConfig, TrainConfig
 
 FOLDERS = '[splits.train]\nimages="i"\nmasks="m"\n[splits.val]\nimages="i"\nmasks="m"\n'
@@ -66,6 +69,18 @@ def test_black_and_white_masks_without_colours_are_refused_by_all_that_train(fie
     assert "only the class 'ground' has pixels" in capsys.readouterr().err
 
 
+def test_the_shards_of_data_that_do_not_do_for_training_are_removed(fields, tmp_path):
+    _, folder, source = fields()
+    index = Path(folder) / "dataset.json"
+    index.unlink()  # as a call leaves it that was stopped; the next one writes the index alone
+    prepare(source.spec, source.pairs, folder, max_bad_share=0.0, for_training=False)
+    index.unlink()
+    (Path(folder) / "mine.txt").touch()
+    with pytest.raises(ValueError, match=ONE_CLASS):
+        prepare(source.spec, source.pairs, folder, max_bad_share=0.0)
+    assert [file.name for file in Path(folder).iterdir()] == ["mine.txt"]
+
+
 def test_masks_of_void_alone_are_refused(fields, tmp_path):
     file, _, source = fields("{ground = 7, plant = 8}", "ignore = [0]")
     with pytest.raises(ValueError, match=r"^fields: no class has a pixel in split train, of 2 classes"):
@@ -78,6 +93,28 @@ def test_with_their_colours_they_are_taken(fields, tmp_path, capsys):
     assert shards.splits["train"].class_pixels == (64, 64)
     main(["--dataset", str(file), "--out", folder])
     assert "note" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "corrected",
+    [
+        {"classes": "{ground = 1, plant = 0, water = 2}"},
+        {"colours": "ignore = [7]"},
+        {"colours": "colours = [[0, 0, 9], [0, 9, 0], [9, 0, 0]]"},
+    ],
+)
+def test_prepared_shards_are_refused_once_their_description_says_something_else(fields, tmp_path, corrected):
+    file, folder, _ = fields("{ground = 0, plant = 1, water = 2}", white=1)
+    prepared = config(file, data_root=folder)
+    assert journey.find_data(prepared, tmp_path).prepared is not None
+    index = Path(folder) / "dataset.json"
+    earlier = json.loads(index.read_text())
+    fields(**{"classes": "{ground = 0, plant = 1, water = 2}", "white": 1} | corrected)
+    with pytest.raises(ValueError, match=f"{folder} holds shards of fields as {file} described it before"):
+        journey.find_data(prepared, tmp_path)
+    del earlier["meaning"]  # as earlier versions wrote it
+    index.write_text(json.dumps(earlier))
+    assert journey.find_data(prepared, tmp_path).prepared is not None
 
 
 def test_a_class_without_a_pixel_is_noted(fields, tmp_path, capsys):

@@ -10,7 +10,9 @@ from optuna.trial import TrialState, create_trial
 
 from pipeline.options import parse, store
 from pipeline.report import trial_charts, try_report, write_report
-from pipeline.report.trials import importances, load_study, read_search
+from pipeline.report.folder import Contents
+from pipeline.report.origin import commands
+from pipeline.report.trials import Search, importances, load_study, read_search
 from pipeline.reproducing.chosen import with_steps
 from pipeline.tuning.options import SearchOptions
 from pipeline.tuning.search_report import print_end, write_best, write_trials
@@ -141,6 +143,11 @@ def test_the_commands_of_a_search_have_a_warm_up_that_fits_their_steps(tmp_path,
     print_end(result, tmp_path)
     printed = capsys.readouterr().out
     assert all(result[name] in printed for name in wanted)
+    shown = [
+        command
+        for _, command in commands(Contents(tmp_path, "search"), Search("", result, [], [], frozenset(), None, ""))
+    ]
+    assert shown[:2] == [result[name] for name in wanted]
     unmoved = [best._replace(changes={TEMPERATURE: 0.3})]
     result = write_best(tmp_path, "camvid-hrnet-w48", config, full, {TEMPERATURE: 0.1}, unmoved, None, facts)
     assert parse(shlex.split(result["full_command"])[3:]).config.contrast.warmup_steps == 5000
