@@ -127,6 +127,8 @@ def _write(
     chunks = [chunk for split, listed in pairs.items() for chunk in _chunks(split, listed)]
     mark = fingerprint(spec, pairs)
     folder.check_writable()
+    # Of a call that was killed. Those that are new at the end may be of one that is at work beside this one.
+    stale = [file for file in folder.sizes() if file.startswith(".") and file.endswith(".tmp")]
     infos = _kept_shards(folder, mark, {chunk.file for chunk in chunks})
     total, done = sum(len(listed) for listed in pairs.values()), 0
     missing = [chunk for chunk in chunks if chunk.file not in infos]
@@ -148,9 +150,8 @@ def _write(
                 on_progress(done, total)
     by_split = {split: [infos[chunk.file] for chunk in chunks if chunk.split == split] for split in pairs}
     write_index(folder, spec, mark, by_split)
-    for file in folder.sizes():
-        if file.startswith(".") and file.endswith(".tmp"):  # of a call that was killed
-            folder.delete(file)
+    for file in stale:
+        folder.delete(file)
 
 
 def _remove(pairs: dict[str, list[Pair]], folder: Folder) -> None:

@@ -40,6 +40,9 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
         log_folder: Where a local cluster's logs are copied at its end. While it runs, and after a crash, it is
             a link to them.
         dashboard: Start Ray's dashboard with a local cluster, on localhost.
+
+    Raises:
+        OSError: If Ray cannot be started, or the cluster not be reached.
     """
     if ray.is_initialized():
         quiet_data_logs()
@@ -52,14 +55,21 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
     for name, value in (MALLOC if dashboard or not local else MALLOC | UNWATCHED).items():
         os.environ.setdefault(name, value)
     with _silent_core():
-        context: Any = ray.init(
-            # Data tasks wait for files and for memory half of their time: two logical CPUs for each real one, so
-            # that a training worker that holds one never keeps them from running at all.
-            num_cpus=max(4, 2 * len(os.sched_getaffinity(0))) if local else None,
-            include_dashboard=dashboard if local else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        try:
+            context: Any = ray.init(
+                # Data tasks wait for files and for memory half of their time: two logical CPUs for each real one, so
+                # that a training worker that holds one never keeps them from running at all.
+                num_cpus=max(4, 2 * len(os.sched_getaffinity(0))) if local else None,
+                include_dashboard=dashboard if local else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (OSError, ValueError):
+            raise
+        except Exception as error:  # a bare one, where its processes do not come up in time
+            raise OSError(
+                f"Ray could not be started: {error} If this machine is busy, try again when it is less so."
+            ) from error
     quiet_data_logs()
     session_logs = Path(context.address_info["session_dir"]) / "logs" if local else None
     try:

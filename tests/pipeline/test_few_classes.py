@@ -81,6 +81,15 @@ def test_the_shards_of_data_that_do_not_do_for_training_are_removed(fields, tmp_
     assert [file.name for file in Path(folder).iterdir()] == ["mine.txt"]
 
 
+def test_what_another_call_writes_meanwhile_is_left_alone(fields):
+    _, folder, source = fields(white=1)
+    (Path(folder) / "dataset.json").unlink()
+    killed, beside = (Path(folder) / f".train-00000.parquet.{name}.tmp" for name in ("killed", "beside"))
+    killed.touch()
+    prepare(source.spec, source.pairs, folder, max_bad_share=0.0, on_progress=lambda *_: beside.touch())
+    assert (killed.exists(), beside.exists()) == (False, True)
+
+
 def test_masks_of_void_alone_are_refused(fields, tmp_path):
     file, _, source = fields("{ground = 7, plant = 8}", "ignore = [0]")
     with pytest.raises(ValueError, match=r"^fields: no class has a pixel in split train, of 2 classes"):

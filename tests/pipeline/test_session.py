@@ -7,6 +7,8 @@ import pytest
 import ray
 from ray.exceptions import WorkerCrashedError
 
+from pipeline.session import ray_session
+
 
 @ray.remote(max_retries=0)
 def die():
@@ -19,3 +21,17 @@ def test_of_a_process_that_died_ray_says_nothing_on_the_terminal(capfd):
         ray.get(die.remote())
     time.sleep(2)  # it comes from another thread
     assert capfd.readouterr() == ("", "")
+
+
+def test_that_ray_did_not_come_up_is_a_failure_told_in_one_line(monkeypatch):
+    def fail(**_):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with (
+        pytest.raises(OSError, match=r"^Ray could not be started: The current node timed out during startup\."),
+        ray_session(),
+    ):
+        pass
