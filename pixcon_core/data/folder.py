@@ -65,7 +65,17 @@ class _Folders:
         self._refuse_twins(images, found, "images")
         self._refuse_twins(masks, labels, "masks")
         by_name = {p.stem: p for p in labels}
+        if not any(p.stem in by_name for p in found):
+            raise self._no_masks(split, min(found), masks, labels)
         return sorted(Pair(p.stem, p, by_name.get(p.stem)) for p in found)
+
+    def _no_masks(self, split: str, image: Path, masks: Path, labels: Sequence[Path]) -> ValueError:
+        there = f"holds {min(labels).name}" if labels else "holds no masks" if masks.is_dir() else "does not exist"
+        return ValueError(
+            f"{self.name}: no image of split {split!r} has a mask: {masks} {there}, but the mask of {image.name} is"
+            f" {image.stem} with one of the endings {' '.join(MASK_SUFFIXES)}. Rename the masks, or correct"
+            f" splits.{split}.masks."
+        )
 
     def _refuse_twins(self, folder: Path, files: Sequence[Path], kind: str) -> None:
         twins = [stem for stem, count in Counter(p.stem for p in files).items() if count > 1]

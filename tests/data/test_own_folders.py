@@ -307,6 +307,21 @@ def test_two_files_of_one_name_are_refused(root, describe, kind, name):
     assert str(error.value) == f"fields: {folder} has two {kind} of the name 'a'. Rename one of them."
 
 
+@pytest.mark.parametrize(
+    ("names", "there"),
+    [(["a_mask.png", "b_mask.png"], "holds a_mask.png"), (["a.txt"], "holds no masks"), ([], "does not exist")],
+)
+def test_where_no_image_has_a_mask_what_is_there_and_what_was_expected_are_named(describe, tmp_path, names, there):
+    save(tmp_path / "train" / "images" / "a.jpg", picture())
+    masks = tmp_path / "train" / "masks"
+    for name in names:
+        masks.mkdir(exist_ok=True)
+        (masks / name).touch()
+    with pytest.raises(ValueError, match="no image of split 'train' has a mask") as error:
+        describe(TOML).find_pairs(tmp_path, "train")
+    assert f"{masks} {there}, but the mask of a.jpg is a with one of the endings .png" in str(error.value)
+
+
 def test_masks_of_colours_are_read_by_their_colours(describe, tmp_path):
     mask = np.array([[SOIL, WEED], [WEED, CROP]], np.uint8)
     assert masked(describe, tmp_path, TOML, mask) == [[0, 2], [2, 1]]
