@@ -16,9 +16,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import ray.data
+import tyro
 
 from pipeline.command import exit_codes, parse_flags
 from pipeline.data.checks import check_classes, missing_classes
@@ -53,7 +55,8 @@ class Options:
     splits: tuple[str, ...] = NEEDED_SPLITS
     """Which splits; training and evaluation need train and val."""
 
-    max_bad_share: float = IngestConfig.max_bad_share
+    # Also by the name that pipeline.run has for it, which messages and documentation use.
+    max_bad_share: Annotated[float, tyro.conf.arg(aliases=["--ingest.max_bad_share"])] = IngestConfig.max_bad_share
     """Images that cannot be used are left out and named; more than this share of a split, rounded up, is an error."""
 
     def __post_init__(self) -> None:

@@ -108,6 +108,7 @@ class TestCommand:
             ("--splits train dev", "no split 'dev'; there are train, val, test"),
             ("--splits train train", "different names"),
             ("--max_bad_share 1", "max_bad_share"),
+            ("--ingest.max_bad_share 1", "max_bad_share must be in [0, 1), but got 1.0"),
             ("--outt x", "--out"),
         ],
     )
