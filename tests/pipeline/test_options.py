@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import tyro
 
+from pipeline.command import parse_flags
 from pipeline.options import load, parse, store
 from pipeline.run import main
 from pipeline.tuning.options import SearchOptions
@@ -25,6 +27,20 @@ def test_no_arguments_are_the_miniature_preset():
     assert request.config == PRESETS["mini-camvid"]
     assert request.preset == "mini-camvid"
     assert not request.notes
+
+
+def test_flags_that_are_missing_are_named_without_their_explanations():
+    @dataclasses.dataclass
+    class Flags:
+        checkpoint: str
+        """What --it is: a folder."""
+        folder: tyro.conf.Positional[str]
+        """Where."""
+        size: int = 1
+
+    with pytest.raises(ValueError, match="Missing") as error:
+        parse_flags(Flags, "program", [])
+    assert str(error.value) == "Missing: STR, --checkpoint STR. All flags: --help."
 
 
 def test_every_field_is_a_flag():
