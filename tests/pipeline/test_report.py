@@ -254,6 +254,7 @@ def test_a_single_run_has_a_page(whole, tmp_path, capsys):
     assert "Run on mini-camvid" in text
     assert "it is not known where its prepared images are" in text
     assert "contrast.weight 0" in text
+    assert ">seed</th>" in (folder / "report.html").read_text()  # "seeds" over its 0 would be a count
 
 
 def test_shards_beside_a_run_are_those_of_its_data_set_whatever_their_folder_is_called(shards, tmp_path):
