@@ -62,9 +62,14 @@ print("torch" in sys.modules, "ray" in sys.modules)
     assert done.stdout.split() == ["False", "False"]
 
 
-def test_a_local_ray_listens_on_localhost_only_whatever_is_imported_first():
+@pytest.mark.parametrize("address", [{}, {"RAY_ADDRESS": ""}], ids=["no-address", "empty-address"])
+def test_a_local_ray_listens_on_localhost_only_whatever_is_imported_first(address):
     # Ray reads this from the environment once, when it is imported.
-    code = "import pipeline.journey, ray._private.ray_constants as constants; print(constants.ENABLE_RAY_CLUSTER)"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    code = """
+import os
+import pipeline.journey, ray._private.ray_constants as constants
+print(constants.ENABLE_RAY_CLUSTER, "RAY_ADDRESS" in os.environ)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | address
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False"]
+    assert done.stdout.split() == ["False", "False"]
