@@ -133,7 +133,7 @@ class PixelContrast(nn.Module):
             warmup_steps=warmup_steps,
             label_mode=label_mode,
         )
-        _check_rest(num_classes, dim, num_candidates, min_share)
+        _check_rest(num_classes, dim, num_candidates, min_share, memory_dtype)
         self.num_classes, self.dim, self.ignore_index = num_classes, dim, ignore_index
         self.min_share = min_share
         self.sampling = Sampling(key_sampling, num_positives, num_negatives, num_candidates)
@@ -317,7 +317,9 @@ def _kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
-def _check_rest(num_classes: int, dim: int, num_candidates: int | None, min_share: float) -> None:
+def _check_rest(
+    num_classes: int, dim: int, num_candidates: int | None, min_share: float, memory_dtype: torch.dtype
+) -> None:
     """Check what the configuration does not have."""
     if num_classes < 2:
         raise ValueError(
@@ -330,3 +332,5 @@ def _check_rest(num_classes: int, dim: int, num_candidates: int | None, min_shar
         raise ValueError(f"num_candidates must be >= 1, or None for all, but got {num_candidates}.")
     if not 0 <= min_share <= 1:
         raise ValueError(f"min_share must be in [0, 1], but got {min_share}.")
+    if not memory_dtype.is_floating_point:  # coordinates of unit-length keys would all become 0
+        raise ValueError(f"memory_dtype must be of floats, torch.bfloat16 for one, but got {memory_dtype}.")

@@ -161,6 +161,7 @@ def test_a_sample_of_the_keys_stands_for_all(inputs):
         ({"num_candidates": 0}, "num_candidates must be >= 1"),
         ({"min_share": 2.0}, "min_share must be in"),
         ({"num_negatives": 0}, "contrast.num_negatives must be >= 1"),
+        ({"memory_dtype": torch.int8}, "memory_dtype must be of floats"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):
