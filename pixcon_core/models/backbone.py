@@ -112,7 +112,7 @@ def check_forward(config: ModelConfig, out_indices: list[int], size: tuple[int, 
 
 def _check_name(backbone: str) -> None:
     if not timm.is_model(backbone):
-        near = difflib.get_close_matches(get_arch_name(backbone), timm.list_models(), n=1)
+        near = difflib.get_close_matches(get_arch_name(backbone).lower(), timm.list_models(), n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ValueError(f"model.backbone: timm has no model {backbone}.{hint}")
     architecture, _, tag = backbone.partition(".")

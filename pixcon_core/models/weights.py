@@ -1,5 +1,6 @@
 """Where a backbone's first weights come from, and whether they fit."""
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,11 @@ def _read(path: Path) -> dict[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
+    except pickle.UnpicklingError as error:  # torch would tell how to read it nonetheless, which runs what is in it
+        raise ValueError(
+            f"model.pretrained: {path} cannot be read as {path.suffix}: it is no file of torch.save, or has other"
+            " things in it than tensors, numbers and texts by name. Save the model's state_dict() alone."
+        ) from error
     except Exception as error:  # the readers raise a dozen kinds, among them for a truncated file
         raise ValueError(f"model.pretrained: {path} cannot be read as {path.suffix} ({reason(error)}).") from error
     for name in ("state_dict", "model"):

@@ -16,6 +16,7 @@ def fresh(**settings):
     ("settings", "message"),
     [
         pytest.param({"backbone": "resnet10"}, r"timm has no model resnet10\. Did you mean resnet1", id="unknown"),
+        pytest.param({"backbone": "ResNet18"}, r"timm has no model ResNet18\. Did you mean resnet18\?", id="case"),
         pytest.param({"backbone": "resnet18.none"}, "resnet18 has no weights none in timm, but a1_in1k", id="tag"),
         pytest.param({"backbone": "resnetv2_50x1_bit.none"}, "has no weights none", id="tag-of-another"),
         pytest.param(
