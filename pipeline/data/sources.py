@@ -24,7 +24,7 @@ def dataset_spec(dataset: str) -> DatasetSpec:
         return DATASETS[dataset]
     if Path(dataset).suffix in (".toml", ".yaml", ".yml"):
         return load_folder_spec(Path(dataset))
-    near = difflib.get_close_matches(dataset, DATASETS, n=1)
+    near = difflib.get_close_matches(dataset.lower(), DATASETS, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise ValueError(
         f"There is no data set {dataset!r}.{hint} There are: {', '.join(DATASETS)}; and your own, by the path of a"
@@ -76,7 +76,7 @@ def find_all_pairs(spec: DatasetSpec, root: Path, splits: Sequence[str] = NEEDED
         if not any(pair.label for pair in pairs):
             raise ValueError(
                 f"{spec.name}: none of the {len(pairs)} images of split {split} under {root} has a label file, for"
-                f" example {pairs[0].image}. See README, 'Datasets', for the layout."
+                f" example {pairs[0].image}. Expected {spec.layout.replace('{split}', split)}. See README, 'Datasets'."
             )
     return found
 

@@ -85,6 +85,12 @@ ORIGINAL_COLOURS = {
 _from_ids = IdTable("CamVid", {**{i: i for i in range(11)}, VOID: IGNORE_INDEX}, "0..10 and 11 for void")
 
 
+LAYOUT = (
+    "{split}/*.png (or .jpg) and {split}annot/*.png, or the original 701_StillsRaw_full/*.png and "
+    "LabeledApproved_full/*_L.png"
+)
+
+
 def to_train_ids(raw: Shaped[np.ndarray, "height width *colour"]) -> UInt8[np.ndarray, "height width"]:
     """Translate ids of the re-release or colours of the original release."""
     if raw.ndim == 3:
@@ -104,11 +110,7 @@ def find_pairs(root: Path, split: str) -> list[Pair]:
         labels = root / f"{split}annot"
         pairs = [Pair(image.stem, image, if_there(labels / f"{image.stem}.png")) for image in images]
     if not pairs:
-        layout = (
-            f"{split}/*.png (or .jpg) and {split}annot/*.png, or the original 701_StillsRaw_full/*.png and "
-            "LabeledApproved_full/*_L.png"
-        )
-        raise no_pairs("camvid", split, folder, layout)
+        raise no_pairs("camvid", split, folder, LAYOUT)
     return sorted(pairs)
 
 
@@ -146,6 +148,7 @@ CAMVID = DatasetSpec(
     splits=("train", "val", "test"),
     find_pairs=find_pairs,
     to_train_ids=to_train_ids,
+    layout=LAYOUT,
 )
 
 MINI_IDS = {

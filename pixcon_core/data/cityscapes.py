@@ -64,6 +64,9 @@ to_train_ids = IdTable(
 )
 
 
+LAYOUT = "leftImg8bit/{split}/CITY/*_leftImg8bit.png and gtFine/{split}/CITY/*_gtFine_labelIds.png"
+
+
 def find_pairs(root: Path, split: str) -> list[Pair]:
     """Find the images of all cities and their fine labels; a pair's id is its file name's common part."""
     folder = root / "leftImg8bit" / split
@@ -73,8 +76,7 @@ def find_pairs(root: Path, split: str) -> list[Pair]:
         label = root / "gtFine" / split / image.parent.name / f"{name}_gtFine_labelIds.png"
         pairs.append(Pair(name, image, if_there(label)))
     if not pairs:
-        layout = f"leftImg8bit/{split}/CITY/*_leftImg8bit.png and gtFine/{split}/CITY/*_gtFine_labelIds.png"
-        raise no_pairs("cityscapes", split, folder, layout)
+        raise no_pairs("cityscapes", split, folder, LAYOUT)
     return sorted(pairs)
 
 
@@ -85,6 +87,7 @@ CITYSCAPES = DatasetSpec(
     splits=("train", "val", "test"),
     find_pairs=find_pairs,
     to_train_ids=to_train_ids,
+    layout=LAYOUT,
 )
 
 MINI_CITIES = {"train": ("drawnburg", "inkstadt"), "val": ("pencilheim",)}

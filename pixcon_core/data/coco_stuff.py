@@ -208,6 +208,10 @@ to_train_ids_10k = IdTable(
 )
 
 
+LAYOUT = "images/{split}2017/*.jpg and stuffthingmaps/{split}2017/*.png"
+LAYOUT_10K = "imageLists/{train,test}.txt, images/*.jpg and annotations/*.mat"
+
+
 def find_pairs(root: Path, split: str) -> list[Pair]:
     """Find the images of the 164k release; the maps may lie in any of the customary folders."""
     folder = root / "images" / f"{split}2017"
@@ -215,8 +219,7 @@ def find_pairs(root: Path, split: str) -> list[Pair]:
     labels = next((path for path in maps if path.is_dir()), maps[0])
     pairs = [Pair(p.stem, p, if_there(labels / f"{p.stem}.png")) for p in visible_files(folder, "*.jpg")]
     if not pairs:
-        layout = f"images/{split}2017/*.jpg and stuffthingmaps/{split}2017/*.png"
-        raise no_pairs("coco-stuff", split, folder, layout)
+        raise no_pairs("coco-stuff", split, folder, LAYOUT)
     return sorted(pairs)
 
 
@@ -225,9 +228,7 @@ def find_pairs_10k(root: Path, split: str) -> list[Pair]:
     listed = root / "imageLists" / f"{ {'val': 'test'}.get(split, split) }.txt"
     ids = sorted(set(listed.read_text().split())) if listed.is_file() else []
     if not ids:
-        raise no_pairs(
-            "coco-stuff-10k", split, listed, "imageLists/{train,test}.txt, images/*.jpg and annotations/*.mat"
-        )
+        raise no_pairs("coco-stuff-10k", split, listed, LAYOUT_10K)
     return [Pair(i, root / "images" / f"{i}.jpg", if_there(root / "annotations" / f"{i}.mat")) for i in ids]
 
 
@@ -243,6 +244,7 @@ COCO_STUFF = DatasetSpec(
     splits=("train", "val"),
     find_pairs=find_pairs,
     to_train_ids=to_train_ids,
+    layout=LAYOUT,
     read_label=read_label_png,
 )
 COCO_STUFF_10K = DatasetSpec(
@@ -252,6 +254,7 @@ COCO_STUFF_10K = DatasetSpec(
     splits=("train", "val"),
     find_pairs=find_pairs_10k,
     to_train_ids=to_train_ids_10k,
+    layout=LAYOUT_10K,
     read_label=read_label_10k,
 )
 

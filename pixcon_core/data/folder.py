@@ -172,6 +172,7 @@ def load_folder_spec(path: Path) -> DatasetSpec:
         splits=tuple(splits),
         find_pairs=_Folders(name, splits),
         to_train_ids=to_train_ids,
+        layout=f"a mask of the image's name in splits.{{split}}.masks, one of {' '.join(MASK_SUFFIXES)}",
         read_label=_ReadMask(to_train_ids) if colours else read_label_png,
     )
 

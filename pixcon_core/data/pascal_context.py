@@ -105,6 +105,12 @@ def read_label(path: Path) -> Shaped[np.ndarray, "height width *colour"]:
     return _IDS_60[raw.astype(np.int64)]
 
 
+LAYOUT = (
+    "VOCdevkit/VOC2010 with ImageSets/SegmentationContext/{split}.txt (or ImageSets/Main/{split}.txt), "
+    "JPEGImages/*.jpg, and SegmentationClassContext/*.png or trainval/*.mat"
+)
+
+
 def find_pairs(root: Path, split: str) -> list[Pair]:
     """Find the images named in the split's list.
 
@@ -114,16 +120,12 @@ def find_pairs(root: Path, split: str) -> list[Pair]:
     base = next((b for b in (root / "VOCdevkit" / "VOC2010", root / "VOC2010") if b.is_dir()), root)
     lists = [base / "ImageSets" / kind / f"{split}.txt" for kind in ("SegmentationContext", "Main")]
     found = next((path for path in lists if path.is_file()), None)
-    layout = (
-        f"VOCdevkit/VOC2010 with ImageSets/SegmentationContext/{split}.txt (or ImageSets/Main/{split}.txt), "
-        "JPEGImages/*.jpg, and SegmentationClassContext/*.png or trainval/*.mat"
-    )
     if found is None:
-        raise no_pairs("pascal-context", split, lists[0], layout)
+        raise no_pairs("pascal-context", split, lists[0], LAYOUT)
     # VOC's lists by class have a second column.
     ids = sorted({line.split()[0] for line in found.read_text().splitlines() if line.strip()})
     if not ids:
-        raise no_pairs("pascal-context", split, found, layout)
+        raise no_pairs("pascal-context", split, found, LAYOUT)
     return [Pair(i, base / "JPEGImages" / f"{i}.jpg", _label(root, base, i)) for i in ids]
 
 
@@ -143,6 +145,7 @@ PASCAL_CONTEXT = DatasetSpec(
     splits=("train", "val"),
     find_pairs=find_pairs,
     to_train_ids=to_train_ids_59,
+    layout=LAYOUT,
     read_label=read_label,
 )
 PASCAL_CONTEXT_60 = DatasetSpec(
@@ -152,6 +155,7 @@ PASCAL_CONTEXT_60 = DatasetSpec(
     splits=("train", "val"),
     find_pairs=find_pairs,
     to_train_ids=to_train_ids_60,
+    layout=LAYOUT,
     read_label=read_label,
 )
 

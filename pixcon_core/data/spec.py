@@ -62,6 +62,9 @@ class DatasetSpec:
     to_train_ids: Callable[[np.ndarray], np.ndarray]
     """Raw label pixels -> uint8 train ids. ValueError naming ids that the data set does not have."""
 
+    layout: str
+    """Where images and labels are looked for, for messages; `{split}` stands for the split's name."""
+
     read_label: Callable[[Path], np.ndarray] = read_label_png
     """Label file -> raw label pixels."""
 
@@ -95,13 +98,14 @@ def no_pairs(name: str, split: str, folder: Path, layout: str) -> ValueError:
         name: The data set.
         split: The split asked for.
         folder: Where its images were looked for, or the file that should list them.
-        layout: What was expected there, for people.
+        layout: What was expected there, as in `DatasetSpec.layout`.
     """
     found = "does not exist"
     if folder.exists():
         found = "exists, but holds no images" if folder.is_dir() else "exists, but names no images"
+    expected = layout.replace("{split}", split)
     twin = next((n for n in ("cityscapes", "pascal-context", "coco-stuff") if name.startswith(n)), "camvid")
     return ValueError(
-        f"{name}: found no pairs of split {split!r}: {folder} {found}. Expected {layout}. "
+        f"{name}: found no pairs of split {split!r}: {folder} {found}. Expected {expected}. "
         f'How to get the data is in the README under "Datasets"; --dataset mini-{twin} needs none.'
     )

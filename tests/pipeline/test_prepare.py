@@ -35,6 +35,8 @@ def run(root, out, **options):
 def test_an_unknown_data_set_is_named_with_the_nearest():
     with pytest.raises(ValueError, match=r"'camvit'\. Did you mean camvid\?"):
         dataset_spec("camvit")
+    with pytest.raises(ValueError, match=r"'MINI-CAMVID'\. Did you mean mini-camvid\?"):
+        dataset_spec("MINI-CAMVID")
 
 
 def test_a_folder_without_data_is_named(tmp_path):
@@ -44,8 +46,9 @@ def test_a_folder_without_data_is_named(tmp_path):
 
 def test_a_split_without_any_label_is_refused_before_anything_is_written(camvid):
     shutil.rmtree(camvid / "trainannot")
-    with pytest.raises(ValueError, match="none of the 20 images of split train"):
+    with pytest.raises(ValueError, match="none of the 20 images of split train") as error:
         find_all_pairs(SPEC, camvid)
+    assert "Expected train/*.png (or .jpg) and trainannot/*.png" in str(error.value)
 
 
 def test_a_name_that_is_not_utf8_is_refused_with_its_folder(camvid):
