@@ -1,7 +1,8 @@
-"""CamVid: 11 classes of street scenes, in two layouts.
+"""CamVid: 11 classes of street scenes, in three layouts.
 
 The 480x360 re-release has `train/` and `trainannot/` with labels of ids 0..11. The original 701 frames of
-960x720 (`701_StillsRaw_full/`, `LabeledApproved_full/`) have labels in 32 colours, merged here to the 11.
+960x720 (`701_StillsRaw_full/`, `LabeledApproved_full/`) have labels in 32 colours, merged here to the 11. Kaggle
+has these in folders by split (`train/`, `train_labels/`).
 """
 
 from pathlib import Path
@@ -86,8 +87,8 @@ _from_ids = IdTable("CamVid", {**{i: i for i in range(11)}, VOID: IGNORE_INDEX},
 
 
 LAYOUT = (
-    "{split}/*.png (or .jpg) and {split}annot/*.png, or the original 701_StillsRaw_full/*.png and "
-    "LabeledApproved_full/*_L.png"
+    "{split}/*.png (or .jpg) and {split}annot/*.png or {split}_labels/*_L.png, or the original "
+    "701_StillsRaw_full/*.png and LabeledApproved_full/*_L.png"
 )
 
 
@@ -99,7 +100,7 @@ def to_train_ids(raw: Shaped[np.ndarray, "height width *colour"]) -> UInt8[np.nd
 
 
 def find_pairs(root: Path, split: str) -> list[Pair]:
-    """Find the pairs of either layout."""
+    """Find the pairs of any of the layouts."""
     original = root / "701_StillsRaw_full"
     if original.is_dir():
         pairs = _original_pairs(root, original, split)
@@ -107,8 +108,9 @@ def find_pairs(root: Path, split: str) -> list[Pair]:
     else:
         folder = root / split
         images = (path for path in visible_files(folder, "*") if path.suffix.lower() in RAW_SUFFIXES)
-        labels = root / f"{split}annot"
-        pairs = [Pair(image.stem, image, if_there(labels / f"{image.stem}.png")) for image in images]
+        kaggle = root / f"{split}_labels"
+        labels, suffix = (kaggle, "_L") if kaggle.is_dir() else (root / f"{split}annot", "")
+        pairs = [Pair(image.stem, image, if_there(labels / f"{image.stem}{suffix}.png")) for image in images]
     if not pairs:
         raise no_pairs("camvid", split, folder, LAYOUT)
     return sorted(pairs)

@@ -1,4 +1,4 @@
-"""CamVid, in the layout with ids and in the original one with colours."""
+"""CamVid, in the layout with ids and in those of the original release with colours."""
 
 import numpy as np
 import pytest
@@ -120,6 +120,24 @@ def test_labels_of_the_original_release_are_read_by_their_colours(original):
     assert (label[1:] == CLASSES.index("road")).all()
 
 
+def test_the_original_frames_as_kaggle_splits_them_are_found_and_read_by_their_colours(tmp_path):
+    for split, frames in (("train", ("0001TP_009210", "0016E5_07959")), ("val", ("Seq05VD_f00000",)), ("test", ("b",))):
+        for frame in frames:
+            save(tmp_path / split / f"{frame}.png", picture())
+            label = np.full((6, 8, 3), (192, 192, 0), np.uint8)
+            save(tmp_path / f"{split}_labels" / f"{frame}_L.png", label)
+    save(tmp_path / "train" / "0016E5_08161.png", picture())
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\nAnimal,64,128,64\n")
+    found = {split: SPEC.find_pairs(tmp_path, split) for split in SPEC.splits}
+    assert {split: [pair.id for pair in pairs] for split, pairs in found.items()} == {
+        "train": ["0001TP_009210", "0016E5_07959", "0016E5_08161"],
+        "val": ["Seq05VD_f00000"],
+        "test": ["b"],
+    }
+    assert [pair.label is None for pair in found["train"]] == [False, False, True]
+    assert (load_pair(SPEC, found["val"][0]).label == CLASSES.index("tree")).all()
+
+
 def test_a_frame_of_the_original_release_without_label_has_none(original):
     (original / "LabeledApproved_full" / "0016E5_07959_L.png").unlink()
     assert SPEC.find_pairs(original, "val")[0].label is None
@@ -199,6 +217,7 @@ def test_a_missing_or_empty_folder_is_named_with_what_belongs_there(tmp_path, fo
         SPEC.find_pairs(tmp_path, "val")
     assert str(error.value) == (
         f"camvid: found no pairs of split 'val': {tmp_path / folder} {found}. Expected val/*.png (or .jpg) and "
-        "valannot/*.png, or the original 701_StillsRaw_full/*.png and LabeledApproved_full/*_L.png. "
+        "valannot/*.png or val_labels/*_L.png, or the original 701_StillsRaw_full/*.png and "
+        "LabeledApproved_full/*_L.png. "
         'How to get the data is in the README under "Datasets"; --dataset mini-camvid needs none.'
     )
