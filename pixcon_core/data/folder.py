@@ -19,12 +19,20 @@ Other ids are given with the names: `classes = { soil = 0, crop = 7, weed = 12 }
 
 For black and white masks, `classes = ["ground", "plant"]` with `colours = [[0, 0, 0], [255, 255, 255]]`: where all
 colours are greys, a grey mask holds them instead of ids. Without `colours`, 255 is ignored.
+
+Where names are longer, or splits share a folder, a split says so::
+
+    [splits.train]
+    images = "data"
+    masks = "data"
+    image_suffix = "_rgb"     # NAME_rgb.jpg is the image NAME,
+    mask_suffix = "_mask"     # NAME_mask.png its mask
+    list = "train.txt"        # only the images named there, one a line
 """
 
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,54 +41,18 @@ import yaml  # type: ignore[import-untyped, unused-ignore]
 from jaxtyping import Shaped, UInt8
 
 from pixcon_core.data.decode import as_stored, open_whole, read_label_png, to_rgb
+from pixcon_core.data.folder_files import MASK_ENDINGS, FindInFolders, FolderSplit
 from pixcon_core.data.labels import IGNORE_INDEX, Colour, IdTable, colours_to_ids
 from pixcon_core.data.palette import bit_palette
-from pixcon_core.data.spec import DatasetSpec, Pair, no_pairs, visible_files
+from pixcon_core.data.spec import DatasetSpec
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
-MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 FIELDS = ("name", "classes", "ignore", "colours", "splits")
-
-
-@dataclass(frozen=True)
-class _Folders:
-    """Finds the pairs; relative folders are looked up in the root."""
-
-    name: str
-    splits: Mapping[str, tuple[str, str]]
-
-    def __call__(self, root: Path, split: str) -> list[Pair]:
-        if split not in self.splits:
-            raise ValueError(f"{self.name} has no split {split!r}; there are {', '.join(self.splits)}.")
-        images, masks = (root / folder for folder in self.splits[split])
-        found = [p for p in visible_files(images, "*") if p.suffix.lower() in IMAGE_SUFFIXES]
-        if not found:
-            raise no_pairs(self.name, split, images, f"images with one of the endings {' '.join(IMAGE_SUFFIXES)}")
-        labels = [p for p in visible_files(masks, "*") if p.suffix.lower() in MASK_SUFFIXES]
-        self._refuse_twins(images, found, "images")
-        self._refuse_twins(masks, labels, "masks")
-        by_name = {p.stem: p for p in labels}
-        if not any(p.stem in by_name for p in found):
-            raise self._no_masks(split, min(found), masks, labels)
-        return sorted(Pair(p.stem, p, by_name.get(p.stem)) for p in found)
-
-    def _no_masks(self, split: str, image: Path, masks: Path, labels: Sequence[Path]) -> ValueError:
-        there = f"holds {min(labels).name}" if labels else "holds no masks" if masks.is_dir() else "does not exist"
-        return ValueError(
-            f"{self.name}: no image of split {split!r} has a mask: {masks} {there}, but the mask of {image.name} is"
-            f" {image.stem} with one of the endings {' '.join(MASK_SUFFIXES)}. Rename the masks, or correct"
-            f" splits.{split}.masks."
-        )
-
-    def _refuse_twins(self, folder: Path, files: Sequence[Path], kind: str) -> None:
-        twins = [stem for stem, count in Counter(p.stem for p in files).items() if count > 1]
-        if twins:
-            raise ValueError(f"{self.name}: {folder} has two {kind} of the name {min(twins)!r}. Rename one of them.")
+SPLIT_FIELDS = tuple(field.name for field in fields(FolderSplit))
 
 
 @dataclass(frozen=True)
@@ -141,7 +113,12 @@ def load_folder_spec(path: Path) -> DatasetSpec:
             lists all of it.
     """
     text = _parse(path)
-    wrong = [f"there is no field {key!r}; there are {', '.join(FIELDS)}" for key in text if key not in FIELDS]
+    wrong = [
+        f"there is no field {key!r}; there are {', '.join(FIELDS)}"
+        + "; it is given below each split" * (key in SPLIT_FIELDS)
+        for key in text
+        if key not in FIELDS
+    ]
     name = text.get("name", path.stem)
     if not isinstance(name, str):
         wrong.append(f"name must be a text, but is {name!r}")
@@ -170,9 +147,9 @@ def load_folder_spec(path: Path) -> DatasetSpec:
         classes=tuple(ids),
         palette=colours or bit_palette(len(ids)),
         splits=tuple(splits),
-        find_pairs=_Folders(name, splits),
+        find_pairs=FindInFolders(name, splits),
         to_train_ids=to_train_ids,
-        layout=f"a mask of the image's name in splits.{{split}}.masks, one of {' '.join(MASK_SUFFIXES)}",
+        layout=f"a mask of the image's name in splits.{{split}}.masks, one of {' '.join(MASK_ENDINGS)}",
         read_label=_ReadMask(to_train_ids) if colours else read_label_png,
     )
 
@@ -238,25 +215,35 @@ def _colours(colours: object, count: int, wrong: list[str]) -> tuple[Colour, ...
     return tuple((red, green, blue) for red, green, blue in colours)
 
 
-def _splits(splits: object, wrong: list[str]) -> dict[str, tuple[str, str]]:
+def _splits(splits: object, wrong: list[str]) -> dict[str, FolderSplit]:
     if not isinstance(splits, dict) or not {"train", "val"} <= set(splits):
         wrong.append(f"there must be sections splits.train and splits.val, but splits is {splits!r}")
         return {}
-    for name, folders in splits.items():
+    read = {}
+    for name, split in splits.items():
+        faults = len(wrong)
         if isinstance(name, str) and not _is_file_name(name):
             wrong.append(
                 "splits must have names that are printable, without / and \\, and not begin with a dot, but one is"
                 f" {name!r}"
             )
-        if not (
-            isinstance(name, str)
-            and isinstance(folders, dict)
-            and set(folders) == {"images", "masks"}
-            and all(isinstance(folder, str) for folder in folders.values())
-        ):
-            wrong.append(f"splits.{name} must name the folders images and masks, but is {folders!r}")
-            return {}
-    return {name: (folders["images"], folders["masks"]) for name, folders in splits.items()}
+        section = split if isinstance(split, dict) else {}
+        if not (isinstance(name, str) and all(isinstance(section.get(key), str) for key in ("images", "masks"))):
+            wrong.append(f"splits.{name} must name the folders images and masks, but is {split!r}")
+        for key, value in section.items():
+            if key not in SPLIT_FIELDS:
+                wrong.append(f"there is no field splits.{name}.{key}; there are {', '.join(SPLIT_FIELDS)}")
+            elif key not in ("images", "masks") and not isinstance(value, str):
+                wrong.append(f"splits.{name}.{key} must be a text, but is {value!r}")
+        if len(wrong) > faults:
+            continue
+        read[name] = FolderSplit(**section)
+        if read[name].shared and read[name].image_suffix == read[name].mask_suffix:
+            wrong.append(
+                f"splits.{name} has images and masks in one folder, {read[name].images!r}, so that image_suffix or"
+                " mask_suffix must tell them apart"
+            )
+    return read
 
 
 def _is_file_name(name: str) -> bool:

@@ -185,6 +185,23 @@ def test_absolute_folders_are_taken_as_they_are(root, describe, tmp_path):
             "splits.val must name the folders images and masks, but is {'images'",
         ),
         (('masks = "val/masks"', "masks = 3"), "splits.val must name the folders images and masks, but is {'images'"),
+        (
+            ("ignore =", 'mask_suffix = "_L"\nignore ='),
+            "there is no field 'mask_suffix'; there are name, classes, ignore, colours, splits; it is given below each"
+            " split",
+        ),
+        (
+            ("[splits.val]", 'suffix = "_L"\n[splits.val]'),
+            "there is no field splits.train.suffix; there are images, masks, image_suffix, mask_suffix, list",
+        ),
+        *(
+            (("[splits.val]", f"[splits.val]\n{field} = {value}"), f"splits.val.{field} must be a text, but is {value}")
+            for field, value in (("image_suffix", 3), ("mask_suffix", ["_L"]), ("list", ["a", "b"]))
+        ),
+        (
+            ('masks = "val/masks"', 'masks = "val/images/"'),
+            "splits.val has images and masks in one folder, 'val/images', so that image_suffix or mask_suffix must",
+        ),
         (("ignore =", "name = 3\nignore ="), "name must be a text, but is 3"),
         *(
             (
@@ -224,6 +241,10 @@ def test_a_file_whose_name_will_not_do_is_told_of_the_field(describe):
 
 
 def test_everything_that_is_wrong_is_said_at_once(describe):
+    with pytest.raises(ValueError, match="README") as error:
+        describe(TOML.replace("[splits.", "image_suffix = 3\nmask_sufix = 4\n[splits.") + "list = 5")
+    parts = ("no field 'image_suffix'", "'mask_sufix'", "train.image_suffix", "train.mask_sufix", "splits.val.list")
+    assert all(part in str(error.value) for part in parts)
     with pytest.raises(ValueError, match="README") as error:
         describe('classes = ["soil"]\nignore = "no"\nclases = 3\ncolours = 4')
     text = str(error.value)
