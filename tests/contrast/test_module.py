@@ -43,6 +43,19 @@ def test_eval_computes_the_loss_and_changes_nothing(inputs):
         assert not module(*inputs).loss.requires_grad
 
 
+@pytest.mark.parametrize("label_mode", ["nearest", "majority"])
+def test_an_ignored_label_among_the_class_ids_is_no_class(inputs, label_mode):
+    embeddings, labels, logits = inputs
+    as_void = torch.where(labels == 2, 255, labels)
+    got, want = (make(ignore_index=ignored, label_mode=label_mode, min_share=0.3) for ignored in (2, 255))
+    for _ in range(2):  # the second time with what the first has stored
+        loss = got(embeddings, labels, logits).loss
+        assert torch.equal(loss, want(embeddings, as_void, logits).loss)
+        assert loss > 0
+    assert torch.equal(got.memory.written, want.memory.written)
+    assert got.memory.written[2].sum() == 0
+
+
 @pytest.mark.parametrize("predictions", ["ids", "logits", "large logits"])
 def test_predictions_decide_which_anchors_are_hard(inputs, predictions):
     embeddings, labels, _ = inputs
