@@ -103,7 +103,7 @@ def evaluate(
 
     Raises:
         ValueError: If the checkpoint is not one, or was trained for other classes; if there is no such split; if the
-            cluster has no room for so many workers; or if no image can be read.
+            cluster has no room for so many workers; or if no image can be read, or all labels are void.
     """
     from pipeline.predicting.predictor import Scorer, count_workers, predicts_here  # some seconds
 
@@ -186,11 +186,13 @@ class _Task(NamedTuple):
 
 
 def _plan(checkpoint: Path, shards: Shards, split: str, num_examples: int) -> _Task:
+    from pipeline.data.checks import check_labelled
     from pipeline.training.checkpoint import load_meta
 
     check_classes(checkpoint, load_meta(checkpoint).classes, shards.dataset, shards.classes)
     if split not in shards.splits:
         raise ValueError(f"{shards.dataset} has no split {split!r} here, only {', '.join(shards.splits)}.")
+    check_labelled(shards, split)
     rows = split_rows(shards, split)
     return _Task(
         num_images=len(rows),

@@ -165,7 +165,7 @@ def _write_summary(
     temporary.rename(file)
     print(f"{len(predicted)} images in {seconds:.1f} s, {len(predicted) / seconds:.1f} images/s")
     if failed:
-        print(f"Not read: {len(failed)} images")
+        print(f"Not read: {len(failed)} image{'s' * (len(failed) > 1)}")
         for one in failed[:NUM_NAMED]:
             print(f"  {one['image']}: {one['reason']}")
         if len(failed) > NUM_NAMED:

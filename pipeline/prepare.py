@@ -82,7 +82,8 @@ def prepare(
         pairs: Its files by split, from `find_all_pairs`.
         out: The folder, or its URL.
         max_bad_share: Share of a split, rounded up, that may be unusable; such images are left out and named.
-        for_training: Refuse a split train that shows fewer than two classes; what was written is removed then.
+        for_training: Refuse a split train that shows fewer than two classes, or a split val that is void; what was
+            written is removed then.
         on_progress: Called with the number of images done and of all.
 
     Raises:

@@ -43,6 +43,7 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
 
     Raises:
         OSError: If Ray cannot be started, or the cluster not be reached.
+        ValueError: If RAY_ADDRESS is no address.
     """
     if ray.is_initialized():
         quiet_data_logs()
@@ -64,8 +65,14 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except (OSError, ValueError):
-            raise
+        except (OSError, ValueError) as error:
+            if local:
+                raise
+            kind = ValueError if isinstance(error, ValueError) else OSError
+            raise kind(
+                f"RAY_ADDRESS must be that of a running cluster, HOST:PORT, but with {os.environ['RAY_ADDRESS']!r} Ray"
+                f" says: {error}. Without RAY_ADDRESS, Ray starts on this machine."
+            ) from error
         except Exception as error:  # a bare one, where its processes do not come up in time
             raise OSError(
                 f"Ray could not be started: {error} If this machine is busy, try again when it is less so."

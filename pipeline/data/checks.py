@@ -90,6 +90,8 @@ def check_counts(config: RunConfig, num_train: int) -> None:
 def check_classes(shards: Shards) -> None:
     """Refuse a training split that shows fewer than two classes: the network would learn one answer for all.
 
+    And a split val, where there is one, that is void throughout: what was trained could not be scored.
+
     Raises:
         ValueError: If it does.
     """
@@ -100,6 +102,21 @@ def check_classes(shards: Shards) -> None:
             f"{shards.dataset}: {what} in split train, of {len(shards.classes)} classes; training needs two or more."
             " Look at the ids in the masks (255 is void); for black and white masks give the description of the data"
             " colours = [[0, 0, 0], [255, 255, 255]] (docs/datasets.md)."
+        )
+    if "val" in shards.splits:
+        check_labelled(shards, "val")
+
+
+def check_labelled(shards: Shards, split: str) -> None:
+    """Refuse a split to be scored of which all pixels are void, as in Cityscapes' public labels of test.
+
+    Raises:
+        ValueError: If they are.
+    """
+    if not any(shards.splits[split].class_pixels):
+        raise ValueError(
+            f"{shards.dataset}: all labels of split {split} are void, so there is nothing to score. Look at the ids in"
+            " its label files; images without labels are for python -m pipeline.predict."
         )
 
 

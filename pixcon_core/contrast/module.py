@@ -304,7 +304,7 @@ class PixelContrast(nn.Module):
                 raise ValueError(f"{name} must be of {len(embeddings)} images, as embeddings, but got {len(given)}.")
         if predictions is None and self.settings.hard_anchor_ratio is not None:
             raise ValueError(
-                "predictions must be given, to find hard anchors. To do without, set contrast.hard_anchor_ratio=None."
+                "predictions must be given, to find hard anchors. To do without, set hard_anchor_ratio=None."
             )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

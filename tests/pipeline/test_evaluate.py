@@ -73,6 +73,13 @@ def test_another_protocol_than_the_checkpoint_s_may_be_asked_for(fresh_checkpoin
     assert (example.prediction != predict(loaded, example.image)).any()
 
 
+@pytest.mark.parametrize("how", [evaluate, evaluate_here])
+def test_labels_that_are_all_void_are_refused(fresh_checkpoint, shards, how):
+    void = dataclasses.replace(shards.splits["val"], class_pixels=(0,) * 11)
+    with pytest.raises(ValueError, match=r"^camvid: all labels of split test are void, so there is nothing to score\."):
+        how(fresh_checkpoint, dataclasses.replace(shards, splits={"test": void}), split="test")
+
+
 def test_what_is_kept_comes_back(found, tmp_path):
     file = save_evaluation(found, tmp_path)
     assert [one.name for one in tmp_path.iterdir()] == ["evaluation.npz"]

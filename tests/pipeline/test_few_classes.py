@@ -1,5 +1,6 @@
 """Training data that do not show all classes, or only one of them. Shards are written without Ray."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline import journey
-from pipeline.data.checks import missing_classes
+from pipeline.data.checks import check_classes, check_labelled, missing_classes
 from pipeline.data.shard_file import ShardInfo, write_shard
 from pipeline.data.shards import Shards, Split, write_index
 from pipeline.data.sources import dataset_spec, find_all_pairs, fingerprint
@@ -94,6 +95,18 @@ def test_masks_of_void_alone_are_refused(fields, tmp_path):
     file, _, source = fields("{ground = 7, plant = 8}", "ignore = [0]")
     with pytest.raises(ValueError, match=r"^fields: no class has a pixel in split train, of 2 classes"):
         journey.prepare_data(source, config(file), tmp_path / "runs")
+
+
+def test_a_split_val_of_void_alone_is_refused_for_training_and_as_what_is_scored(fields, tmp_path):
+    _, folder, source = fields(white=1)
+    shards = prepare(source.spec, source.pairs, folder, max_bad_share=0.0)
+    void = dataclasses.replace(shards.splits["val"], class_pixels=(0, 0))
+    splits = {**shards.splits, "val": void, "test": void}
+    with pytest.raises(ValueError, match=r"^fields: all labels of split val are void, so there is nothing to score\."):
+        check_classes(dataclasses.replace(shards, splits=splits))
+    check_classes(dataclasses.replace(shards, splits={**splits, "val": shards.splits["val"]}))
+    with pytest.raises(ValueError, match=r"all labels of split test are void"):
+        check_labelled(dataclasses.replace(shards, splits=splits), "test")
 
 
 def test_with_their_colours_they_are_taken(fields, tmp_path, capsys):

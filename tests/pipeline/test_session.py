@@ -35,3 +35,19 @@ def test_that_ray_did_not_come_up_is_a_failure_told_in_one_line(monkeypatch):
         ray_session(),
     ):
         pass
+
+
+@pytest.mark.parametrize("kind", [ValueError, ConnectionError])
+def test_an_address_that_is_of_no_cluster_is_named(monkeypatch, kind):
+    def fail(**_):
+        raise kind("Invalid address format: nonsense")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.setenv("RAY_ADDRESS", "nonsense")
+    error = ValueError if kind is ValueError else OSError
+    with (
+        pytest.raises(error, match=r"^RAY_ADDRESS must be .* but with 'nonsense' Ray says: Invalid address format"),
+        ray_session(),
+    ):
+        pass
