@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = 0.05  # type: ignore[assignmen
 # too, and what it means for a run, the run says.
 ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
+REACH_SECONDS = 30.0
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**32)}
 # Ten times a second Ray looks for new logs, which would go to a terminal that gets none from us; and it collects
 # figures for its dashboard. Each costs a hundredth of a core, and holds up the threads of a step.
@@ -57,6 +59,8 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
         os.environ.setdefault(name, value)
     with _silent_core():
         try:
+            if not local:
+                _reach(os.environ["RAY_ADDRESS"])
             context: Any = ray.init(
                 # Data tasks wait for files and for memory half of their time: two logical CPUs for each real one, so
                 # that a training worker that holds one never keeps them from running at all.
@@ -70,8 +74,8 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
                 raise
             kind = ValueError if isinstance(error, ValueError) else OSError
             raise kind(
-                f"RAY_ADDRESS must be that of a running cluster, HOST:PORT, but with {os.environ['RAY_ADDRESS']!r} Ray"
-                f" says: {error}. Without RAY_ADDRESS, Ray starts on this machine."
+                f"RAY_ADDRESS must be that of a running cluster, HOST:PORT, but with {os.environ['RAY_ADDRESS']!r}"
+                f" there is: {error}. Without RAY_ADDRESS, Ray starts on this machine."
             ) from error
         except Exception as error:  # a bare one, where its processes do not come up in time
             raise OSError(
@@ -90,6 +94,13 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
             with contextlib.suppress(OSError):  # a full disk is not to hide what went wrong before
                 _remove(log_folder)
                 shutil.copytree(session_logs, log_folder, ignore_dangling_symlinks=True)
+
+
+def _reach(address: str) -> None:
+    """Raise OSError where nothing listens at HOST:PORT; Ray itself waits there for minutes and says nothing."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in host:  # auto and the like are Ray's to find
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
 
 
 def quiet_data_logs() -> None:

@@ -1,6 +1,7 @@
 """What Ray prints where nobody asked."""
 
 import os
+import socket
 import time
 
 import pytest
@@ -47,7 +48,29 @@ def test_an_address_that_is_of_no_cluster_is_named(monkeypatch, kind):
     monkeypatch.setenv("RAY_ADDRESS", "nonsense")
     error = ValueError if kind is ValueError else OSError
     with (
-        pytest.raises(error, match=r"^RAY_ADDRESS must be .* but with 'nonsense' Ray says: Invalid address format"),
+        pytest.raises(error, match=r"^RAY_ADDRESS must be .* but with 'nonsense' there is: Invalid address format"),
         ray_session(),
     ):
         pass
+
+
+def test_an_address_at_which_nothing_listens_is_told_before_ray_waits_for_it(monkeypatch):
+    tried = []
+
+    def fail(**_):
+        tried.append(1)
+        raise ConnectionError("no cluster of Ray's")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fail)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(OSError, match="no cluster of Ray's"), ray_session():
+            pass
+    with (
+        pytest.raises(OSError, match=rf"^RAY_ADDRESS must be .* but with '{address}' there is: .*refused"),
+        ray_session(),
+    ):
+        pass
+    assert len(tried) == 1
