@@ -137,7 +137,7 @@ def _write(
     total, done = sum(len(listed) for listed in pairs.values()), 0
     missing = [chunk for chunk in chunks if chunk.file not in infos]
     done = total - sum(len(chunk.pairs) for chunk in missing)
-    if on_progress and done:
+    if on_progress:
         on_progress(done, total)
     if missing:
         work = ray.data.range(len(missing), override_num_blocks=len(missing)).map(

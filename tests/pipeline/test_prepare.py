@@ -102,7 +102,8 @@ class TestShards:
             pass
 
         def stop(done, total):
-            raise StopError
+            if done:
+                raise StopError
 
         out = tmp_path / "out"
         with pytest.raises(StopError):

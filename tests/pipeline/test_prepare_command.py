@@ -245,7 +245,7 @@ with ray_session():
         find_all_pairs(spec, Path(sys.argv[1])),
         sys.argv[2],
         max_bad_share=0.01,
-        on_progress=lambda done, total: os.kill(os.getpid(), signal.SIGKILL),
+        on_progress=lambda done, total: done and os.kill(os.getpid(), signal.SIGKILL),
     )
 """
 
