@@ -3,6 +3,7 @@
     python benchmarks/camvid.py --data path/to/CamVid                      # five pairs; hours on two cores
     python benchmarks/camvid.py --data path/to/CamVid --ablation           # then the tables, with three seeds
     python benchmarks/camvid.py --data path/to/CamVid --seeds 1 --steps 20 # a first look
+    python benchmarks/camvid.py --data path/to/CamVid --unseen_drive       # scored on a drive that no run has seen
 
 The runs are those of `pipeline.reproduce`, which goes on where it was stopped: the same command again does what is
 left, and shows all at the end. The network is that of `camvid-lite` (EfficientNet-Lite0 with ImageNet weights, from
@@ -18,8 +19,11 @@ from pipeline.options import load, parse, store
 from pipeline.reproduce import main as reproduce
 from pipeline.reproducing.state import STATE
 from pipeline.reproducing.summary import METHODS, mean_interval, read_result
+from pixcon_core.data.camvid import find_pairs
 
 ABLATIONS = ("memory", "sampling", "temperature")
+DRIVE = "0016E5"
+"""Of which `train` has 204 images, and `val` all of its own."""
 
 
 def settings_folder(data: Path, changes: list[str], out: Path) -> Path:
@@ -34,6 +38,20 @@ def settings_folder(data: Path, changes: list[str], out: Path) -> Path:
         raise SystemExit(f"{folder} has other settings; take another --out, or remove it.")
     folder.mkdir(parents=True, exist_ok=True)
     store(folder, "camvid-lite", config)
+    return folder
+
+
+def without_drive(data: Path, out: Path) -> Path:
+    """Leave links to the images of `train`, those of one drive as `val`."""
+    folder = out / "unseen_drive"
+    for pair in find_pairs(data.resolve(), "train"):
+        assert pair.label is not None
+        split = "val" if pair.id.startswith(DRIVE) else "train"
+        for file, name in ((pair.image, split), (pair.label, f"{split}annot")):
+            link = folder / name / f"{pair.id}{file.suffix}"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.exists():
+                link.symlink_to(file)
     return folder
 
 
@@ -65,9 +83,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="5; with --ablation 3")
     parser.add_argument("--ablation", nargs="*", choices=ABLATIONS, help="the paper's tables; all, if none is named")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of all runs")
+    parser.add_argument("--unseen_drive", action="store_true", help=f"train on the others, score all of {DRIVE}")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-camvid"))
     given = parser.parse_args()
-    trial = settings_folder(given.data, given.set, given.out)
+    data = without_drive(given.data, given.out) if given.unseen_drive else given.data
+    trial = settings_folder(data, given.set, given.out)
     is_ablation = given.ablation is not None
     arguments = ["--trial", str(trial), "--datasets", "camvid", "--out", str(given.out), "--steps", str(given.steps)]
     arguments += ["--seeds", str(given.seeds or (3 if is_ablation else 5))]

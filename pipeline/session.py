@@ -24,6 +24,10 @@ ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = 0.05  # type: ignore[assignmen
 ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
 REACH_SECONDS = 30.0
+TOKEN = (
+    " The cluster asks for a token, as `ray start` has it: set RAY_AUTH_MODE=token, and have its token in"
+    " ~/.ray/auth_token or in the file that RAY_AUTH_TOKEN_PATH names."
+)
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**32)}
 # Ten times a second Ray looks for new logs, which would go to a terminal that gets none from us; and it collects
 # figures for its dashboard. Each costs a hundredth of a core, and holds up the threads of a step.
@@ -75,7 +79,8 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
             kind = ValueError if isinstance(error, ValueError) else OSError
             raise kind(
                 f"RAY_ADDRESS must be that of a running cluster, HOST:PORT, but with {os.environ['RAY_ADDRESS']!r}"
-                f" there is: {error}. Without RAY_ADDRESS, Ray starts on this machine."
+                f" there is: {error}.{TOKEN if 'InvalidAuthToken' in str(error.__cause__) else ''}"
+                " Without RAY_ADDRESS, Ray starts on this machine."
             ) from error
         except Exception as error:  # a bare one, where its processes do not come up in time
             raise OSError(

@@ -54,6 +54,19 @@ def test_an_address_that_is_of_no_cluster_is_named(monkeypatch, kind):
         pass
 
 
+def test_of_a_cluster_that_asks_for_a_token_the_error_says_so(monkeypatch):
+    def fail(**_):
+        raise ConnectionError("Failed to connect to Ray cluster at auto") from RuntimeError(
+            "Failed to connect to GCS. Last connection error: ... RPC error: InvalidAuthToken: ..."
+        )
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(OSError, match=r"cluster at auto\. .* set RAY_AUTH_MODE=token"), ray_session():
+        pass
+
+
 def test_an_address_at_which_nothing_listens_is_told_before_ray_waits_for_it(monkeypatch):
     tried = []
 
