@@ -93,7 +93,7 @@ def fail(error: object, *, code: int = 2) -> NoReturn:
 def _in_one_line(box: str) -> str:
     """Return what tyro's framed message says: its first part, and the flags that it proposes."""
     lines = box.splitlines()[1:]  # the first is the title
-    if "Missing from" in lines[0]:  # then each flag, and deeper in what it means, which --help says as well
+    if lines and "Missing from" in lines[0]:  # then each flag, and deeper in what it means, which --help says as well
         missing = [line.strip("│ ") for line in lines if re.match(r"│ {5}\S", line) and "--help" not in line]
         return f"Missing: {', '.join(missing)}. All flags: --help."
     parts: list[list[str]] = [[]]

@@ -88,7 +88,7 @@ def prepare(
 
     Raises:
         ValueError: If more images than that are unusable, the message lists them all; if split train shows too few
-            classes; or if the folder holds shards of other data.
+            classes, or split val none; or if the folder holds shards of other data.
         OSError: If it cannot be written.
     """
     found = find_finished(spec, pairs, out)
