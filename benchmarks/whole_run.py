@@ -2,6 +2,7 @@
 
     python benchmarks/whole_run.py                          # the default run's network and data; some minutes
     python benchmarks/whole_run.py --preset camvid-lite --steps 60
+    python benchmarks/whole_run.py --model.backbone resnet50   # any setting of pipeline.run, for both
     python benchmarks/whole_run.py --start                  # only where the seconds before the first step go
 
 The loop has a DataLoader whose workers read the raw files, two of them, or on a GPU one for each core, and takes the
@@ -34,6 +35,7 @@ from pipeline.data.cache import keep_decoded
 from pipeline.data.sources import dataset_spec, find_all_pairs, find_root
 from pipeline.ingest import stream
 from pipeline.journey import find_data, prepare_data
+from pipeline.options import parse
 from pipeline.session import ray_session
 from pipeline.train import Job, Worker, set_up
 from pipeline.training.fit import run_workers
@@ -146,9 +148,9 @@ def _loop(config: RunConfig, data: Path, steps: int) -> Run:
     return Run((steps - 1) * size / (end - first), first - begun, end - begun)
 
 
-def pipeline_run(preset: str, data: Path, steps: int, workers: int, out: Path) -> Run:
+def pipeline_run(settings: list[str], data: Path, steps: int, workers: int, out: Path) -> Run:
     """Train as a user does."""
-    command = [sys.executable, "-m", "pipeline.run", "--preset", preset, "--data_root", str(data), "--out", str(out)]
+    command = [sys.executable, "-m", "pipeline.run", *settings, "--data_root", str(data), "--out", str(out)]
     command += ["--train.steps", str(steps), "--train.log_every", "1", "--contrast.warmup_steps", "0"]
     command += ["--train.num_workers", str(workers)]
     memory = Memory()
@@ -207,8 +209,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--start", action="store_true")
-    arguments = parser.parse_args()
-    preset = PRESETS[arguments.preset]
+    arguments, changes = parser.parse_known_args()
+    settings = ["--preset", arguments.preset, *changes]
+    preset = parse(settings).config
     on = replace(preset, contrast=replace(preset.contrast, warmup_steps=0))
     off = replace(preset, contrast=replace(preset.contrast, weight=0.0))
     with tempfile.TemporaryDirectory() as name:
@@ -219,8 +222,8 @@ def main() -> None:
                 print(f"{part:<60} {seconds:>6.1f} s")
             return
         sides: dict[str, Callable[[], Run]] = {
-            "pipeline.run": lambda: pipeline_run(arguments.preset, data, arguments.steps, 1, out),
-            "pipeline.run, 2 workers": lambda: pipeline_run(arguments.preset, data, arguments.steps, 2, out),
+            "pipeline.run": lambda: pipeline_run(settings, data, arguments.steps, 1, out),
+            "pipeline.run, 2 workers": lambda: pipeline_run(settings, data, arguments.steps, 2, out),
             "loop": lambda: loop(on, data, arguments.steps),
             "loop without contrast": lambda: loop(off, data, arguments.steps),
         }
