@@ -75,7 +75,7 @@ def test_contrast_is_that_of_the_cpu(keys, key_sampling, positives, negatives):
         torch.manual_seed(step)
         given, found = blobs(), []
         for module in modules:
-            embeddings, labels, logits = (tensor.to(module.step.device) for tensor in given)
+            embeddings, labels, logits = (tensor.detach().to(module.step.device) for tensor in given)
             embeddings.requires_grad_()
             loss, stats = module(embeddings, labels, logits)
             loss.backward()
