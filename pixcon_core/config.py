@@ -52,7 +52,7 @@ class ModelConfig:
 
     pretrained: str = "auto"
     """false: fresh weights. true: ImageNet weights, from pixcon[lite] where it has them, else timm's hub.
-    auto: from pixcon[lite] where installed, else fresh. Else: path of a .safetensors or .pth file."""
+    auto: from pixcon[lite] where installed, else fresh. Else: path of a .safetensors file or of one of torch.save."""
 
     head: Literal["fcn", "deeplabv3", "hrnet", "ocr"] = "fcn"
     """fcn: two feature levels, small. The others as in the paper."""

@@ -1,5 +1,6 @@
 """Where a backbone's first weights come from, and whether they fit."""
 
+import argparse
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,13 +9,13 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import load_file
-from timm.models import get_arch_name, get_pretrained_cfg
+from timm.models import clean_state_dict, get_arch_name, get_pretrained_cfg
 from torch import Tensor, nn
 
 from pixcon_core.config import ModelConfig
 from pixcon_core.models.lite import load_lite, package_name, weights_file
 
-_ENDINGS = (".safetensors", ".pth")
+_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 _WORDS = ("false", "true", "auto")
 
 
@@ -47,7 +48,10 @@ def check_pretrained(config: ModelConfig) -> None:
             f"model.pretrained takes false, true, auto or the path of a file, and there is no file {path}."
         )
     if path.suffix not in _ENDINGS:
-        raise ValueError(f"model.pretrained must be a {' or '.join(_ENDINGS)} file, but got {path}.")
+        raise ValueError(
+            f"model.pretrained must be a .safetensors file or one of torch.save ({', '.join(_ENDINGS[1:])}), but got"
+            f" {path}."
+        )
 
 
 def needs_hub(config: ModelConfig) -> bool:
@@ -123,11 +127,12 @@ def _hub_name(backbone: str) -> str:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        content: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        with torch.serialization.safe_globals([argparse.Namespace]):  # in what timm's training script saves
+            content: Any = (
+                load_file(path)
+                if path.suffix == ".safetensors"
+                else torch.load(path, map_location="cpu", weights_only=True)
+            )
     except pickle.UnpicklingError as error:  # torch would tell how to read it nonetheless, which runs what is in it
         raise ValueError(
             f"model.pretrained: {path} cannot be read as {path.suffix}: it is no file of torch.save, or has other"
@@ -135,12 +140,12 @@ def _read(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # the readers raise a dozen kinds, among them for a truncated file
         raise ValueError(f"model.pretrained: {path} cannot be read as {path.suffix} ({reason(error)}).") from error
-    for name in ("state_dict", "model"):
+    for name in ("state_dict_ema", "state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"model.pretrained: {path} has no state dict, that is no tensors by name.")
-    return content
+    return clean_state_dict(content)  # without the prefixes of DDP and torch.compile
 
 
 def _fitting(state: dict[str, Tensor], backbone: str, path: Path) -> dict[str, Tensor]:

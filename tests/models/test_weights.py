@@ -1,3 +1,4 @@
+import argparse
 import re
 
 import pytest
@@ -35,6 +36,21 @@ def test_a_pth_file_of_timm_is_loaded_without_its_classifier(tmp_path, state, ne
     check_model(of(tmp_path / "weights.pth"), (64, 64))
     assert is_loaded(build_segmentor(of(tmp_path / "weights.pth"), 5), state)
     assert pretrained_source(of(tmp_path / "weights.pth")) == f"weights of {tmp_path / 'weights.pth'}"
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "best.pth.tar", "last.pt", "model.safetensors"])
+def test_weights_saved_from_a_wrapped_model_are_loaded(tmp_path, state, name, prefix):
+    wrapped = {prefix + key: value for key, value in state.items()}
+    (save_file if name.endswith(".safetensors") else torch.save)(wrapped, tmp_path / name)
+    assert is_loaded(build_segmentor(of(tmp_path / name), 5), state)
+
+
+def test_averaged_weights_are_taken_where_there_are_any(tmp_path, state):
+    other = {key: value + 1 for key, value in state.items()}
+    saved = {"state_dict": other, "state_dict_ema": state, "epoch": 3, "args": argparse.Namespace(lr=0.1)}
+    torch.save(saved, tmp_path / "last.pth.tar")
+    assert is_loaded(build_segmentor(of(tmp_path / "last.pth.tar"), 5), state)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +125,10 @@ def test_a_whole_segmentor_is_refused(tmp_path):
 def test_files_that_cannot_be_weights_are_errors(tmp_path):
     missing, wrong = tmp_path / "none.pth", tmp_path / "weights.onnx"
     wrong.touch()
-    for config, message in ((of(missing), "there is no file"), (of(wrong), r"a \.safetensors or \.pth file")):
+    for config, message in (
+        (of(missing), "there is no file"),
+        (of(wrong), r"a \.safetensors file or one of"),
+    ):
         with pytest.raises(ValueError, match=message):
             check_model(config, (64, 64))
         with pytest.raises(ValueError, match=message):
