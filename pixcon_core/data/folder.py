@@ -28,6 +28,8 @@ Where names are longer, or splits share a folder, a split says so::
     image_suffix = "_rgb"     # NAME_rgb.jpg is the image NAME,
     mask_suffix = "_mask"     # NAME_mask.png its mask
     list = "train.txt"        # only the images named there, one a line
+
+and where they lie in sub-folders, a star stands for these: `images = "scenes/*/rgb"`, `masks = "scenes/*/mask"`.
 """
 
 import sys
@@ -235,6 +237,8 @@ def _splits(splits: object, wrong: list[str]) -> dict[str, FolderSplit]:
                 wrong.append(f"there is no field splits.{name}.{key}; there are {', '.join(SPLIT_FIELDS)}")
             elif key not in ("images", "masks") and not isinstance(value, str):
                 wrong.append(f"splits.{name}.{key} must be a text, but is {value!r}")
+            elif key in ("images", "masks") and "**" in str(value):
+                wrong.append(f"splits.{name}.{key} must have one * for each level of folders, but is {value!r}")
         if len(wrong) > faults:
             continue
         read[name] = FolderSplit(**section)

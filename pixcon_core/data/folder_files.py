@@ -1,5 +1,6 @@
 """Finds the images and masks of a user's own data: pairs them by name, takes suffixes off, keeps to lists of names."""
 
+import glob
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -17,7 +18,9 @@ class FolderSplit:
     """Where the files of a split lie, relative to the root, and which of the folders' files they are."""
 
     images: str
+    """A folder, or many: each * stands for any name, which then is part of NAME."""
     masks: str
+    """The same of masks."""
     image_suffix: str = ""
     """What the names of images end in, before the ending or with it; what is before it is NAME."""
     mask_suffix: str = ""
@@ -50,30 +53,36 @@ class FindInFolders:
             raise ValueError(f"{self.name} has no split {split!r}; there are {', '.join(self.splits)}.")
         where = self.splits[split]
         images, masks = root / where.images, root / where.masks
-        found = self._by_name(images, "images", where)
+        found = self._by_name(root, "images", where)
         if not found:
             named = f"images {f'*{where.image_suffix} ' if where.image_suffix else ''}with one of the endings"
-            raise no_pairs(self.name, split, images, f"{named} {' '.join(IMAGE_ENDINGS)}")
-        labels = self._by_name(masks, "masks", where)
+            expected = f"{named} {' '.join(IMAGE_ENDINGS)}"
+            deeper = (path for path in visible_files(images, "**/*/*") if path.suffix.lower() in IMAGE_ENDINGS)
+            if (one := next(deeper, None)) is not None:
+                stars = "/*" * (len(one.relative_to(images).parts) - 1)
+                expected += f"; its sub-folders have some, which splits.{split}.images = '{where.images}{stars}' takes"
+            raise no_pairs(self.name, split, images, expected)
+        labels = self._by_name(root, "masks", where)
         if where.list:
             found = self._listed(root / where.list, split, found, images)
         if not any(name in labels for name in found):
             raise self._no_masks(split, *min(found.items()), masks)
         return sorted(Pair(name, image, labels.get(name)) for name, image in found.items())
 
-    def _by_name(self, folder: Path, kind: str, where: FolderSplit) -> dict[str, Path]:
-        endings, suffix, other_suffix = IMAGE_ENDINGS, where.image_suffix, where.mask_suffix
+    def _by_name(self, root: Path, kind: str, where: FolderSplit) -> dict[str, Path]:
+        folder, endings, suffix, other_suffix = where.images, IMAGE_ENDINGS, where.image_suffix, where.mask_suffix
         if kind == "masks":
-            endings, suffix, other_suffix = MASK_ENDINGS, where.mask_suffix, where.image_suffix
+            folder, endings, suffix, other_suffix = where.masks, MASK_ENDINGS, where.mask_suffix, where.image_suffix
         files: dict[str, Path] = {}
-        for path in sorted(visible_files(folder, "*")):
+        for before, path in _files(root / folder):
             name, other = _before(suffix, path), _before(other_suffix, path)
             # In a folder that they share, a file is of the kind whose suffix says more about it.
             is_other = where.shared and other and (len(other), -len(other_suffix)) < (len(name), -len(suffix))
             if not name or is_other or path.suffix.lower() not in endings:
                 continue
+            name = before + name
             if name in files:
-                raise ValueError(f"{self.name}: {folder} has two {kind} of the name {name!r}. Rename one of them.")
+                raise ValueError(f"{self.name}: {path.parent} has two {kind} of the name {name!r}. Rename one of them.")
             files[name] = path
         return files
 
@@ -85,8 +94,8 @@ class FindInFolders:
         listed = dict.fromkeys(line.strip() for line in lines if line.strip())
         if not listed:
             raise no_pairs(self.name, split, file, "a text file of the images' names, one a line")
-        by_spelling = {path.stem: name for name, path in found.items()} | {name: name for name in found}
-        names = {line: by_spelling.get(_without_ending(line)) for line in listed}
+        by_spelling = _by_spelling(found)
+        names = {line: next(filter(None, map(by_spelling.get, _spellings(line))), None) for line in listed}
         if missing := [line for line, name in names.items() if name is None]:
             raise ValueError(
                 f"{self.name}: {len(missing)} of the {len(names)} names in {file} have no image in {images}, such"
@@ -95,8 +104,9 @@ class FindInFolders:
         return {name: found[name] for name in names.values() if name is not None}
 
     def _no_masks(self, split: str, name: str, image: Path, masks: Path) -> ValueError:
-        labels = [p for p in visible_files(masks, "*") if p.suffix.lower() in MASK_ENDINGS]
-        there = f"holds {min(labels).name}" if labels else "holds no masks" if masks.is_dir() else "does not exist"
+        labels = [path for _, path in _files(masks) if path.suffix.lower() in MASK_ENDINGS]
+        is_there = masks.is_dir() or "*" in str(masks)
+        there = f"holds {min(labels).name}" if labels else "holds no masks" if is_there else "does not exist"
         return ValueError(
             f"{self.name}: no image of split {split!r} has a mask: {masks} {there}, but the mask of {image.name} is"
             f" {name}{self.splits[split].mask_suffix} with one of the endings {' '.join(MASK_ENDINGS)}. Rename the"
@@ -110,7 +120,35 @@ def _before(suffix: str, path: Path) -> str:
     return whole.removesuffix(suffix)
 
 
-def _without_ending(line: str) -> str:
-    """Return the name in a line of a list, without folders, be they of Windows, and without an image's ending."""
-    path = PureWindowsPath(line)
-    return path.stem if path.suffix.lower() in IMAGE_ENDINGS else path.name
+def _files(folder: Path) -> list[tuple[str, Path]]:
+    """List the files of a folder, or of all that its stars match, each with the names that these stand for."""
+    first = next((i for i, part in enumerate(folder.parts) if "*" in part), len(folder.parts))
+    base, parts = Path(*folder.parts[:first]), folder.parts[first:]
+    found = []
+    for path in sorted(visible_files(base, "/".join([*map(_only_stars, parts), "*"]))):
+        names = [name for part, name in zip(parts, path.relative_to(base).parts, strict=False) if "*" in part]
+        if not any(name.startswith(".") for name in names):
+            found.append(("".join(f"{name}/" for name in names), path))
+    return found
+
+
+def _only_stars(part: str) -> str:
+    """Return a pattern of which nothing but stars stands for something else."""
+    return glob.escape(part).replace("[*]", "*")
+
+
+def _by_spelling(found: Mapping[str, Path]) -> dict[str, str]:
+    """Return names by what a list may call them: NAME or the file's name, without folders where that means one."""
+    whole = {f"{name.rpartition('/')[0]}/{path.stem}".lstrip("/"): name for name, path in found.items()}
+    whole |= {name: name for name in found}
+    short: dict[str, set[str]] = {}
+    for spelling, name in whole.items():
+        short.setdefault(spelling.rpartition("/")[2], set()).add(name)
+    return {spelling: min(names) for spelling, names in short.items() if len(names) == 1} | whole
+
+
+def _spellings(line: str) -> list[str]:
+    """Return what a line of a list may mean: without an image's ending, with all its folders, with fewer, with none."""
+    path = PureWindowsPath(line)  # takes both kinds of slashes
+    name = path.stem if path.suffix.lower() in IMAGE_ENDINGS else path.name
+    return ["/".join([*path.parts[first:-1], name]) for first in range(len(path.parts))]

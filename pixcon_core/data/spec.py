@@ -15,7 +15,7 @@ class Pair(NamedTuple):
     """An image and its label file, unread."""
 
     id: str
-    """Unique within its split; without folder and ending."""
+    """Unique within its split; without ending, and without folders but those that tell images apart."""
     image: Path
     label: Path | None
     """None where the image has no label file."""

@@ -184,3 +184,71 @@ def test_the_split_in_the_modules_own_text_is_right(tmp_path):
         save(tmp_path / "data" / file, picture())
     pairs = load_folder_spec(tmp_path / "fields.toml").find_pairs(tmp_path, "train")
     assert [(pair.id, pair.image.name, pair.label.name) for pair in pairs] == [("a", "a_rgb.jpg", "a_mask.png")]
+
+
+SCENES = 'images = "scenes/*/rgb"\nmasks = "scenes/*/mask"\n'
+SCENE_FILES = [f"scenes/{scene}/{kind}/{name}.png" for scene in "ab" for kind in ("rgb", "mask") for name in ("0", "1")]
+
+
+def test_a_star_stands_for_sub_folders_which_tell_images_apart(found):
+    hidden = ["scenes/.thumbs/rgb/0.png", "scenes/rgb/0.png", "scenes/a/rgb/deep/0.png", "scenes/a/rgb/._0.png"]
+    pairs = [(f"{scene}/{name}", f"{name}.png", f"{name}.png") for scene in "ab" for name in "01"]
+    assert found(SCENES, SCENE_FILES + hidden) == pairs
+
+
+def test_masks_may_lie_in_a_tree_of_their_own(found, spec, tmp_path):
+    lines = 'images = "leftImg8bit/{split}/*"\nmasks = "gtFine/{split}/*"\nimage_suffix = "_rgb"\nmask_suffix = "_ids"'
+    files = [
+        f"{top}/train/{city}/x_{end}.png" for city in "ab" for top, end in (("leftImg8bit", "rgb"), ("gtFine", "ids"))
+    ]
+    assert found(lines, files) == [(f"{city}/x", "x_rgb.png", "x_ids.png") for city in "ab"]
+    (tmp_path / "gtFine" / "train" / "b" / "x_ids.png").unlink()
+    assert [pair.label for pair in spec(lines).find_pairs(tmp_path, "train")][1] is None
+
+
+@pytest.mark.parametrize("top", ["set [1]", "a?b", "[!x]"])
+def test_in_names_with_stars_nothing_else_stands_for_something_else(found, top):
+    files = [f"{folder}/{name}.png" for folder in (f"{top}/s", "set 1/s", "axb/s", "y/s") for name in ("m", "n_ids")]
+    lines = f'images = "{top}/*"\nmasks = "{top}/*"\nmask_suffix = "_ids"'
+    assert [name for name, *_ in found(lines, [*files, f"{top}/s/m_ids.png"])] == ["s/m"]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("a/0\nb/1\n", ["a/0", "b/1"]),
+        ("b/1.png\n", ["b/1"]),
+        ("/data/scenes/a/1.png\nscenes\\b\\0.png\n", None),
+        ("a/only\n", ["a/only"]),
+        ("only.png\n", ["a/only"]),
+    ],
+)
+def test_a_list_names_images_of_sub_folders(found, tmp_path, text, names):
+    (tmp_path / "train.txt").write_text(text)
+    files = [*SCENE_FILES, "scenes/a/rgb/only.png", "scenes/a/mask/only.png"]
+    lines = 'images = "scenes/*/rgb"\nmasks = "scenes/*/mask"\nlist = "train.txt"'
+    assert [name for name, *_ in found(lines, files)] == (names or ["a/1", "b/0"])
+
+
+def test_a_listed_name_that_two_sub_folders_have_is_none(found, tmp_path):
+    (tmp_path / "train.txt").write_text("a/0\n1\n")
+    with pytest.raises(ValueError, match=r"1 of the 2 names in .*train.txt have no image in .*, such as '1'"):
+        found(SCENES + 'list = "train.txt"', SCENE_FILES)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            'images = "scenes"\nmasks = "masks"',
+            "have some, which splits.train.images = 'scenes/*/*' takes",
+        ),
+        ('images = "none/*/rgb"\nmasks = "masks"', "none/*/rgb does not exist"),
+        ('images = "scenes/*/rgb"\nmasks = "masks/*"', "masks/* holds no masks, but the mask of 0.png is a/0 with"),
+        ('images = "scenes/*/rgb"\nmasks = "scenes/*/rgb"\nmask_suffix = "_ids"', "rgb holds 0.png, but the mask of"),
+        ('images = "scenes/**"\nmasks = "masks"', "splits.train.images must have one * for each level of folders"),
+    ],
+)
+def test_what_stars_do_not_find_is_named(found, lines, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        found(lines, SCENE_FILES)
