@@ -85,11 +85,8 @@ def _refuse_odd_names(spec: DatasetSpec, pairs: Sequence[Pair]) -> None:
     for pair in pairs:
         for file in (pair.image, pair.label):
             # What is not UTF-8 comes as surrogates, which neither a shard nor JSON can hold.
-            if file is not None and any("\ud800" <= letter <= "\udfff" for letter in file.name):
-                raise ValueError(
-                    f"{spec.name}: {file.parent} has a file whose name is not UTF-8: {file.name!r}. Rename it, and"
-                    " others like it."
-                )
+            if file is not None and any("\ud800" <= letter <= "\udfff" for letter in f"{pair.id}{file.name}"):
+                raise ValueError(f"{spec.name}: a name in {str(file)!r} is not UTF-8. Rename it, and others like it.")
 
 
 def fingerprint(spec: DatasetSpec, pairs: dict[str, list[Pair]]) -> str:

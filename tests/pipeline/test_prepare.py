@@ -57,9 +57,20 @@ def test_a_name_that_is_not_utf8_is_refused_with_its_folder(camvid):
         first.rename(camvid / folder / os.fsdecode(b"caf\xe9.png"))
     with pytest.raises(ValueError, match="not UTF-8") as error:
         find_all_pairs(SPEC, camvid)
-    assert str(error.value).startswith(
-        f"camvid: {camvid / 'train'} has a file whose name is not UTF-8: 'caf\\udce9.png'. Rename it"
+    name = f"{camvid}/train/caf\\udce9.png"
+    assert str(error.value) == f"camvid: a name in '{name}' is not UTF-8. Rename it, and others like it."
+
+
+def test_a_sub_folder_whose_name_is_part_of_an_images_must_be_utf8(camvid):
+    for folder in ("train", "trainannot"):
+        (camvid / "sets" / folder).mkdir(parents=True)
+        (camvid / folder).rename(camvid / "sets" / folder / os.fsdecode(b"caf\xe9"))
+    sections = "".join(
+        f'[splits.{s}]\nimages = "sets/train/*"\nmasks = "sets/trainannot/*"\n' for s in ("train", "val")
     )
+    (camvid / "own.toml").write_text(f'classes = ["a", "b"]\n{sections}')
+    with pytest.raises(ValueError, match=r"a name in '.*sets/train/caf\\udce9/mini_.*' is not UTF-8"):
+        find_all_pairs(dataset_spec(str(camvid / "own.toml")), camvid)
 
 
 def test_the_fingerprint_changes_with_the_data_and_not_without(camvid):
