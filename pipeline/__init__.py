@@ -17,8 +17,8 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 # process. Not to spin at all costs a tenth where nothing else runs.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-if not os.environ.get("RAY_ADDRESS"):
-    os.environ.pop("RAY_ADDRESS", None)  # empty, it names no cluster: Ray would start one here, for all to reach
+if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
+    os.environ.pop("RAY_ADDRESS", None)  # it names no cluster: Ray would start one here, for all to reach
     # In spite of its name, this is what makes a local Ray listen on 127.0.0.1 alone, on every system.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     # A process of Train's that asks whether this machine is about to be taken away: seconds of a start.

@@ -8,6 +8,14 @@ GROWS_TO = "PIXCON_GROWS_TO"
 """Environment variable with all that an autoscaled cluster can have, as `CPU=36,GPU=4`."""
 
 
+class TooSmallError(ValueError):
+    """The cluster has not what is asked for."""
+
+    def __init__(self, text: str) -> None:
+        joining = " If machines are still to join the cluster, wait until `ray status` shows them."
+        super().__init__(text + (joining if "RAY_ADDRESS" in os.environ else ""))
+
+
 def reachable_resources() -> dict[str, float]:
     """Return how much of each resource there is, or could be, whichever is more.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray._private.services
 import ray._private.worker
 import ray.data
 from ray.data._internal.execution.resource_manager import ResourceManager
@@ -56,6 +57,8 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
         yield
         return
     local = "RAY_ADDRESS" not in os.environ
+    if local and (other := _running_here()):
+        print(f"note: a Ray cluster runs here, at {other}. With RAY_ADDRESS=auto it is used.", file=sys.stderr)
     # In the processes that Ray starts memory that a step gives up stays with its process. glibc hands it back, above
     # all where a thread computes, as there, and takes it again for the next step, page by page: a seventh to a third of
     # a step on a CPU.
@@ -66,6 +69,7 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
             if not local:
                 _reach(os.environ["RAY_ADDRESS"])
             context: Any = ray.init(
+                address="local" if local else None,  # else it would be one that `ray start` has made here
                 # Data tasks wait for files and for memory half of their time: two logical CPUs for each real one, so
                 # that a training worker that holds one never keeps them from running at all.
                 num_cpus=max(4, 2 * len(os.sched_getaffinity(0))) if local else None,
@@ -99,6 +103,17 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
             with contextlib.suppress(OSError):  # a full disk is not to hide what went wrong before
                 _remove(log_folder)
                 shutil.copytree(session_logs, log_folder, ignore_dangling_symlinks=True)
+
+
+def _running_here() -> str | None:
+    """Return the address of a cluster that `ray start` has made on this machine, if it still runs."""
+    address: str | None = ray._private.services.find_bootstrap_address(None)
+    try:
+        if address:
+            _reach(address)
+    except OSError:
+        return None
+    return address
 
 
 def _reach(address: str) -> None:

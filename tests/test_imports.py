@@ -62,7 +62,9 @@ print("torch" in sys.modules, "ray" in sys.modules)
     assert done.stdout.split() == ["False", "False"]
 
 
-@pytest.mark.parametrize("address", [{}, {"RAY_ADDRESS": ""}], ids=["no-address", "empty-address"])
+@pytest.mark.parametrize(
+    "address", [{}, {"RAY_ADDRESS": ""}, {"RAY_ADDRESS": "local"}], ids=["no-address", "empty-address", "local"]
+)
 def test_a_local_ray_listens_on_localhost_only_whatever_is_imported_first(address):
     # Ray reads this from the environment once, when it is imported.
     code = """

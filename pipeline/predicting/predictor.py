@@ -12,7 +12,7 @@ from jaxtyping import Int64
 
 from pipeline.data.rows import BLOCK_COLUMNS
 from pipeline.evaluate import Example
-from pipeline.growth import reachable_resources
+from pipeline.growth import TooSmallError, reachable_resources
 from pipeline.predicting.inference import predict
 from pipeline.train import set_up
 from pipeline.training.checkpoint import Loaded, load_segmentor
@@ -49,9 +49,9 @@ def count_workers(wanted: int | None, *, use_gpu: bool) -> Workers:
     if number < 1:
         raise ValueError(f"num_workers must be >= 1, but got {number}.")
     if use_gpu and number > gpus:
-        raise ValueError(f"num_workers must be at most the GPUs that Ray sees ({gpus}), but got {number}.")
+        raise TooSmallError(f"num_workers must be at most the GPUs that Ray sees ({gpus}), but got {number}.")
     if number >= cpus:
-        raise ValueError(
+        raise TooSmallError(
             f"num_workers must be less than the CPUs that Ray has ({cpus}), so that one is left to read images, but"
             f" got {number}."
         )
@@ -79,7 +79,7 @@ def has_gpu(device: Device) -> bool:
     """
     gpus = int(reachable_resources().get("GPU", 0))
     if device == "cuda" and not gpus:
-        raise ValueError("--device cuda needs a GPU, but Ray sees none.")
+        raise TooSmallError("--device cuda needs a GPU, but Ray sees none.")
     return device != "cpu" and gpus > 0
 
 

@@ -15,7 +15,7 @@ from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, UserCallba
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 
 from pipeline.command import TrainingError
-from pipeline.growth import reachable_resources
+from pipeline.growth import TooSmallError, reachable_resources
 from pipeline.session import quiet_data_logs
 from pipeline.train import Job, Worker, set_up
 from pipeline.training.checkpoint import CheckpointError, load_meta
@@ -84,12 +84,12 @@ def wants_gpu(config: TrainConfig) -> bool:
     if config.min_workers is not None:
         name, needed = "min_workers", config.min_workers
     if gpus < needed and (config.device == "cuda" or (config.device == "auto" and gpus > 0)):
-        raise ValueError(
+        raise TooSmallError(
             f"train.device={config.device} with train.{name}={needed} takes as many GPUs, but Ray sees {gpus}. Lower"
             f" train.{name}, or set train.device=cpu."
         )
     if needed >= cpus:
-        raise ValueError(
+        raise TooSmallError(
             f"train.{name} must be less than the CPUs that Ray has ({cpus}), so that one is left to read images, but"
             f" got {needed}."
         )

@@ -22,7 +22,7 @@ from pipeline.data.rows import Unreadable
 from pipeline.data.shard_file import Skipped
 from pipeline.data.skipping import check_skipped, load_skipped, store_skipped
 from pipeline.evaluate import evaluate, evaluate_here, save_evaluation
-from pipeline.growth import reachable_resources
+from pipeline.growth import TooSmallError, reachable_resources
 from pipeline.journey import NUM_EXAMPLES, train_logged, write_result
 from pipeline.predicting import picture
 from pipeline.progress import MetricsLog, Record, follow, load_records, open_mailbox
@@ -71,7 +71,7 @@ def room_for(config: RunConfig, concurrent: int | None) -> Room:
     fitting = gpus // workers if use_gpu else max(1, min(4, len(os.sched_getaffinity(0))) // workers)
     at_once = concurrent or fitting
     if at_once * workers >= cpus:
-        raise ValueError(
+        raise TooSmallError(
             f"--concurrent: {at_once} runs of {workers} workers take as many CPUs, but Ray has {cpus}, and one must be"
             " left to read images."
         )

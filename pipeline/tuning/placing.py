@@ -4,7 +4,7 @@ import math
 import os
 from typing import NamedTuple
 
-from pipeline.growth import reachable_resources
+from pipeline.growth import TooSmallError, reachable_resources
 from pipeline.training.fit import wants_gpu
 from pipeline.tuning.options import SearchOptions
 from pixcon_core.config import RunConfig
@@ -64,7 +64,7 @@ def find_places(config: RunConfig, options: SearchOptions) -> Places:
     workers = config.train.num_workers
     use_gpu = options.gpus_per_trial != 0 and wants_gpu(config.train)
     if options.gpus_per_trial and not use_gpu:
-        raise ValueError(f"--gpus_per_trial is {options.gpus_per_trial:g}, but Ray sees no GPU, or too few.")
+        raise TooSmallError(f"--gpus_per_trial is {options.gpus_per_trial:g}, but Ray sees no GPU, or too few.")
     resources = reachable_resources()
     gpus, cpus = int(resources.get("GPU", 0)), int(resources["CPU"])
     cpus_each = options.cpus_per_trial or float(workers)
@@ -75,13 +75,13 @@ def find_places(config: RunConfig, options: SearchOptions) -> Places:
     room_gpus = _fits(gpus, gpus_each) if use_gpu else room_cpus
     at_once = wanted or min(room_gpus if use_gpu else max(1, min(AT_ONCE, _cores() // workers)), room_cpus)
     if at_once > room_cpus or at_once < 1:
-        raise ValueError(
+        raise TooSmallError(
             f"{max(at_once, 1)} trials at once of {cpus_each:g} CPUs each are too many for the CPUs that Ray has"
             f" ({cpus}), of which one is left to read images. Lower --concurrent, --cpus_per_trial or"
             " train.num_workers."
         )
     if at_once > room_gpus:
-        raise ValueError(
+        raise TooSmallError(
             f"--concurrent {at_once} with {gpus_each:g} GPUs a trial is more than the GPUs that Ray has ({gpus}) take."
         )
     at_once = min(at_once, options.trials)

@@ -47,6 +47,16 @@ def test_without_it_only_what_is_there_counts(grows):
         has_gpu("cuda")
 
 
+def test_who_joined_a_cluster_is_told_that_machines_may_be_still_to_come(grows, monkeypatch):
+    grows(None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ValueError, match=r"Lower --concurrent, --cpus_per_trial or train.num_workers\.$"):
+        find_places(START, SearchOptions(concurrent=4))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(ValueError, match=r"num_workers\. If machines are still to join the cluster, wait until"):
+        find_places(START, SearchOptions(concurrent=4))
+
+
 def test_what_is_there_is_never_less_than_what_is_said(grows):
     grows(" CPU = 2 , GPU=1 ,")
     assert growth.reachable_resources() == {"CPU": 4.0, "memory": 8.0, "GPU": 1.0}

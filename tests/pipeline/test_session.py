@@ -38,6 +38,29 @@ def test_that_ray_did_not_come_up_is_a_failure_told_in_one_line(monkeypatch):
         pass
 
 
+def test_a_cluster_that_runs_here_is_not_joined_but_named(monkeypatch, capsys):
+    given = []
+
+    def stop(**options):
+        given.append(options["address"])
+        raise Exception("enough")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", stop)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as cluster:
+        address = f"127.0.0.1:{cluster.getsockname()[1]}"
+        monkeypatch.setattr(ray._private.services, "find_bootstrap_address", lambda _: address)
+        with pytest.raises(OSError, match="enough"), ray_session():
+            pass
+        said = capsys.readouterr().err
+        assert said == f"note: a Ray cluster runs here, at {address}. With RAY_ADDRESS=auto it is used.\n"
+    with pytest.raises(OSError, match="enough"), ray_session():
+        pass
+    assert capsys.readouterr().err == ""  # nothing listens there any more
+    assert given == ["local", "local"]
+
+
 @pytest.mark.parametrize("kind", [ValueError, ConnectionError])
 def test_an_address_that_is_of_no_cluster_is_named(monkeypatch, kind):
     def fail(**_):

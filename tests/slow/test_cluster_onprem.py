@@ -97,18 +97,25 @@ class Cluster(NamedTuple):
         assert done.returncode == 0, f"{done.stdout}\n{self.log()}"
 
     def submit(self, name, command):
-        """Submit a job; no connection is held while it runs."""
+        """Submit a job once all machines are there; no connection is held while it runs."""
+        status = ". ~/.bashrc; ray status"
+        wait_until(lambda: "/3.0 CPU" in self.head.run(status, timeout=300).stdout, 300, self, every=5)
         self.ray("exec", f"ray job submit --no-wait --submission-id {name} -- {command}", timeout=300)
 
     def wait_for(self, name):
         """Wait until a job has come to its end, which has to be a good one."""
-        status = f". ~/.bashrc; ray job status {name}"
-        ended = ("succeeded", "failed", "stopped")
-        wait_until(
-            lambda: any(word in self.head.run(status, timeout=300).stdout for word in ended), 900, self, every=10
-        )
-        said = self.head.run(f"{status}; ray job logs {name}", timeout=300).stdout
+        wait_until(lambda: self.has_ended(name), 900, self, every=10)
+        said = self.said(name)
         assert "succeeded" in said, said
+
+    def has_ended(self, name):
+        """Return whether a job has come to its end, a good one or not."""
+        status = self.head.run(f". ~/.bashrc; ray job status {name}", timeout=300).stdout
+        return any(word in status for word in ("succeeded", "failed", "stopped"))
+
+    def said(self, name):
+        """Return what a job has come to, and what it has printed."""
+        return self.head.run(f". ~/.bashrc; ray job status {name}; ray job logs {name}", timeout=300).stdout
 
     def ran(self, actor):
         """Return the machines on which such an actor has run."""
@@ -187,7 +194,8 @@ def test_a_search_goes_on_when_a_machine_is_lost_and_the_machine_comes_back(clus
         return next((one for one in cluster.workers if one.processes("ray::ImplicitFunc")), None)
 
     cluster.submit("search", f"{RUN} --search --trials 3 --trial_steps 40 --concurrent 2")
-    wait_until(lambda: num_scores(cluster.shared) and there(), 900, cluster)
+    wait_until(lambda: (num_scores(cluster.shared) and there()) or cluster.has_ended("search"), 900, cluster, every=5)
+    assert not cluster.has_ended("search"), cluster.said("search")
     lost = there()
     assert cluster.head.processes("ray::Mailbox")
     (study,) = cluster.shared.glob("runs/*/study.db")
