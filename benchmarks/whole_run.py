@@ -31,6 +31,7 @@ import ray
 import torch
 from ingest import Files
 
+from pipeline.cores import num_cores
 from pipeline.data.cache import keep_decoded
 from pipeline.data.sources import dataset_spec, find_all_pairs, find_root
 from pipeline.ingest import stream
@@ -120,7 +121,7 @@ def _loop(config: RunConfig, data: Path, steps: int) -> Run:
         batch_size=size,
         shuffle=True,
         drop_last=True,
-        num_workers=2 if DEVICE.type == "cpu" else len(os.sched_getaffinity(0)),
+        num_workers=2 if DEVICE.type == "cpu" else num_cores(),
         pin_memory=DEVICE.type == "cuda",
         persistent_workers=True,
         prefetch_factor=4,

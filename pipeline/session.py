@@ -16,6 +16,8 @@ import ray._private.worker
 import ray.data
 from ray.data._internal.execution.resource_manager import ResourceManager
 
+from pipeline.cores import num_cores
+
 # Ray Data of 2.60 asks what it may use without waiting for the answer, takes none for nothing at all, and asks again
 # after a second, in which it runs one task at a time: half of the time of an execution as short as ours are.
 ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = 0.05  # type: ignore[assignment, unused-ignore]
@@ -72,7 +74,7 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
                 address="local" if local else None,  # else it would be one that `ray start` has made here
                 # Data tasks wait for files and for memory half of their time: two logical CPUs for each real one, so
                 # that a training worker that holds one never keeps them from running at all.
-                num_cpus=max(4, 2 * len(os.sched_getaffinity(0))) if local else None,
+                num_cpus=max(4, 2 * num_cores()) if local else None,
                 include_dashboard=dashboard if local else None,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -107,11 +109,11 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
 
 def _running_here() -> str | None:
     """Return the address of a cluster that `ray start` has made on this machine, if it still runs."""
-    address: str | None = ray._private.services.find_bootstrap_address(None)
     try:
+        address: str | None = ray._private.services.find_bootstrap_address(None)
         if address:
             _reach(address)
-    except OSError:
+    except OSError:  # ended without a word, or another user's
         return None
     return address
 

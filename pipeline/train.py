@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pipeline.cores import num_cores
 from pipeline.data.cache import Cache
 from pipeline.data.shards import Shards
 from pipeline.ingest import Batch, Plan
@@ -107,7 +108,7 @@ def set_up(device: torch.device, num_sharing: int) -> None:
         # Ray gives a worker one thread; the cores of its machine are there for all of its workers. More threads than
         # OpenMP may have would not be there, and oneDNN waits for them without end.
         limit = int(os.environ.get("OMP_THREAD_LIMIT") or sys.maxsize)
-        torch.set_num_threads(max(1, min(len(os.sched_getaffinity(0)) // num_sharing, limit)))
+        torch.set_num_threads(max(1, min(num_cores() // num_sharing, limit)))
     else:
         torch.backends.cudnn.benchmark = True  # crops are all of one size
         torch.set_float32_matmul_precision("high")

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from pipeline.cores import num_cores
 from pipeline.estimating.trace import Operations, count_operations
 from pipeline.training.model import TrainedModel, build_contrast
 from pipeline.training.optimization import autocast, build_optimizer
@@ -85,6 +86,7 @@ def estimate_time(
         worker_images: Images of one step on one worker.
     """
     own = torch.device(device if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(min(torch.get_num_threads(), num_cores()))
     images, size = _small_step(config, operations, worker_images, AFFORDABLE[own.type])
     try:
         measured = time_step(config, num_classes, own, images, size)

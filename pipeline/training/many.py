@@ -6,7 +6,6 @@ Data, from a task too.
 """
 
 import contextlib
-import os
 import time
 import traceback
 from collections import Counter, deque
@@ -18,6 +17,7 @@ import ray
 import ray.exceptions
 import torch
 
+from pipeline.cores import num_cores
 from pipeline.data.rows import Unreadable
 from pipeline.data.shard_file import Skipped
 from pipeline.data.skipping import check_skipped, load_skipped, store_skipped
@@ -68,7 +68,7 @@ def room_for(config: RunConfig, concurrent: int | None) -> Room:
     use_gpu, workers = wants_gpu(config.train), config.train.num_workers
     resources = reachable_resources()
     gpus, cpus = (int(resources.get(kind, 0)) for kind in ("GPU", "CPU"))
-    fitting = gpus // workers if use_gpu else max(1, min(4, len(os.sched_getaffinity(0))) // workers)
+    fitting = gpus // workers if use_gpu else max(1, min(4, num_cores()) // workers)
     at_once = concurrent or fitting
     if at_once * workers >= cpus:
         raise TooSmallError(

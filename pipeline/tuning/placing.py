@@ -1,9 +1,9 @@
 """How many trials run at once, and what Ray sets aside for each."""
 
 import math
-import os
 from typing import NamedTuple
 
+from pipeline.cores import num_cores
 from pipeline.growth import TooSmallError, reachable_resources
 from pipeline.training.fit import wants_gpu
 from pipeline.tuning.options import SearchOptions
@@ -73,7 +73,7 @@ def find_places(config: RunConfig, options: SearchOptions) -> Places:
     wanted = options.concurrent
     gpus_each = options.gpus_per_trial or (_share(gpus, wanted) if use_gpu and workers == 1 else float(workers))
     room_gpus = _fits(gpus, gpus_each) if use_gpu else room_cpus
-    at_once = wanted or min(room_gpus if use_gpu else max(1, min(AT_ONCE, _cores() // workers)), room_cpus)
+    at_once = wanted or min(room_gpus if use_gpu else max(1, min(AT_ONCE, num_cores() // workers)), room_cpus)
     if at_once > room_cpus or at_once < 1:
         raise TooSmallError(
             f"{max(at_once, 1)} trials at once of {cpus_each:g} CPUs each are too many for the CPUs that Ray has"
@@ -100,7 +100,3 @@ def _share(gpus: int, at_once: int | None) -> float:
 def _fits(gpus: int, each: float) -> int:
     """Return how many trials fit; a part of a GPU cannot be put together of two."""
     return gpus * int(1 / each + 1e-9) if each < 1 else int(gpus / each)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))

@@ -20,7 +20,7 @@ def grows(monkeypatch):
     def to(text):
         monkeypatch.setattr(growth.ray, "cluster_resources", lambda: {"CPU": 4.0, "memory": 8.0})
         monkeypatch.setattr(growth.ray, "nodes", lambda: [{"Alive": True}])
-        monkeypatch.setattr(placing, "_cores", lambda: 4)
+        monkeypatch.setattr(placing, "num_cores", lambda: 4)
         if text is None:
             monkeypatch.delenv(growth.GROWS_TO, raising=False)
         else:

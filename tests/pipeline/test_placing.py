@@ -18,7 +18,7 @@ def config(num_workers=1, device="auto"):
 
 def places(monkeypatch, cpus, gpus=0, cores=2, num_workers=1, **options):
     monkeypatch.setattr(growth.ray, "cluster_resources", lambda: {"CPU": float(cpus), "GPU": float(gpus)})
-    monkeypatch.setattr(placing, "_cores", lambda: cores)
+    monkeypatch.setattr(placing, "num_cores", lambda: cores)
     return find_places(config(num_workers), SearchOptions(**options))
 
 
