@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import socket
 import sys
@@ -61,6 +62,8 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
     local = "RAY_ADDRESS" not in os.environ
     if local and (other := _running_here()):
         print(f"note: a Ray cluster runs here, at {other}. With RAY_ADDRESS=auto it is used.", file=sys.stderr)
+    if local and not _can_keep_token():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # of this command alone
     # In the processes that Ray starts memory that a step gives up stays with its process. glibc hands it back, above
     # all where a thread computes, as there, and takes it again for the next step, page by page: a seventh to a third of
     # a step on a CPU.
@@ -105,6 +108,19 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
             with contextlib.suppress(OSError):  # a full disk is not to hide what went wrong before
                 _remove(log_folder)
                 shutil.copytree(session_logs, log_folder, ignore_dangling_symlinks=True)
+
+
+def _can_keep_token() -> bool:
+    """Return whether Ray has been given a token, or can have one in the home folder, which some containers lack."""
+    if os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+        return True
+    try:
+        folder = Path.home() / ".ray"
+        folder.mkdir(exist_ok=True)
+        file = folder / "auth_token"
+        return os.access(file, os.R_OK) if file.exists() else os.access(folder, os.W_OK | os.X_OK)
+    except (OSError, RuntimeError):  # the second: there is no home folder
+        return False
 
 
 def _running_here() -> str | None:

@@ -2,12 +2,15 @@
 
 import os
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
 import ray
 from ray.exceptions import WorkerCrashedError
 
+from pipeline import session
 from pipeline.session import ray_session
 
 
@@ -110,3 +113,34 @@ def test_an_address_at_which_nothing_listens_is_told_before_ray_waits_for_it(mon
     ):
         pass
     assert len(tried) == 1
+
+
+@pytest.mark.parametrize("given", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", None])
+def test_a_home_folder_is_not_needed_where_a_token_is_given(monkeypatch, given):
+    monkeypatch.setenv("HOME", "/proc/nobody")
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    if given is not None:
+        monkeypatch.setenv(given, "x")
+    assert session._can_keep_token() == (given is not None)
+
+
+def test_a_home_folder_keeps_the_token_of_all_commands(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    assert session._can_keep_token()
+    (tmp_path / ".ray/auth_token").write_text("x")
+    assert session._can_keep_token()
+
+
+@pytest.mark.slow
+def test_ray_starts_without_a_home_folder():
+    script = (
+        "import ray; from pipeline.session import ray_session\n"
+        "with ray_session(): print(ray.get(ray.remote(lambda: 6 * 7).remote()))"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_AUTH", "RAY_ADDRESS"))}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=kept | {"HOME": "/proc/nobody"}, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
