@@ -83,6 +83,8 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
                 logging_level=logging.ERROR,
             )
         except (OSError, ValueError) as error:
+            if local and "AF_UNIX" in str(error):  # Ray's sockets lie in its folder
+                raise OSError(f"{error}. Set RAY_TMPDIR to a folder with a shorter path, such as /tmp.") from error
             if local:
                 raise
             kind = ValueError if isinstance(error, ValueError) else OSError

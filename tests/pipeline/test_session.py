@@ -115,6 +115,14 @@ def test_an_address_at_which_nothing_listens_is_told_before_ray_waits_for_it(mon
     assert len(tried) == 1
 
 
+def test_a_temporary_folder_too_deep_for_sockets_is_told_with_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("deep" * 25)))
+    with pytest.raises(OSError, match=r"AF_UNIX path length .*\. Set RAY_TMPDIR to a folder with"), ray_session():
+        pass
+
+
 @pytest.mark.parametrize("given", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", None])
 def test_a_home_folder_is_not_needed_where_a_token_is_given(monkeypatch, given):
     monkeypatch.setenv("HOME", "/proc/nobody")
