@@ -54,6 +54,8 @@ def exit_codes(*, stopped: str, again: str = "") -> Iterator[None]:
         stopped: What it has come to, and what to do, after Ctrl-C.
         again: What to do after workers failed.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a class's name in another script is not to end a run
     try:
         yield
     except ValueError as error:

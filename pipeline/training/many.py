@@ -153,7 +153,7 @@ def train_run(job: Job, folder: Path, name: str, mailbox: Any, room: Room) -> st
         _evaluate(job, folder, room)
     except Exception as error:  # not a loss that is no number, nor memory that is too small, is to end the others
         with contextlib.suppress(OSError):
-            (folder / ERROR).write_text(traceback.format_exc())
+            (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
         return reason(error)
     (folder / ERROR).unlink(missing_ok=True)
     return ""

@@ -127,7 +127,7 @@ def run_trial(parameters: dict[str, Any], task: Task) -> None:
             _with_workers(task, jobs, place)
     except Exception as error:  # not a loss that is no number, nor memory that is too small, is to end the search
         with contextlib.suppress(OSError):
-            (place / ERROR).write_text(traceback.format_exc())
+            (place / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
         last = [Point(0, 0.0, 0.0, []), *load_points(place, task.num_seeds)][-1]
         full = is_disk_full(error)
         hopeless = {HOPELESS: str(error)} if full or isinstance(error, TooManySkippedError) else {}
