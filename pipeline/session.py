@@ -74,7 +74,7 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
             if not local:
                 _reach(os.environ["RAY_ADDRESS"])
             context: Any = ray.init(
-                address="local" if local else None,  # else it would be one that `ray start` has made here
+                address="local" if local else None,  # not one that `ray start` has made here
                 # Data tasks wait for files and for memory half of their time: two logical CPUs for each real one, so
                 # that a training worker that holds one never keeps them from running at all.
                 num_cpus=max(4, 2 * num_cores()) if local else None,
