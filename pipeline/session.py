@@ -98,6 +98,8 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
                 f"Ray could not be started: {error} If this machine is busy, try again when it is less so."
             ) from error
     quiet_data_logs()
+    if local and (note := _small_memory(ray.cluster_resources().get("object_store_memory", 0.0))):
+        print(f"note: {note}", file=sys.stderr)
     session_logs = Path(context.address_info["session_dir"]) / "logs" if local else None
     try:
         if session_logs and log_folder:
@@ -123,6 +125,17 @@ def _can_keep_token() -> bool:
         return os.access(file, os.R_OK) if file.exists() else os.access(folder, os.W_OK | os.X_OK)
     except (OSError, RuntimeError):  # the second: there is no home folder
         return False
+
+
+def _small_memory(needed: float) -> str | None:
+    """Say if there is less shared memory than Ray would keep images in, in bytes: Ray then has them in files."""
+    there = shutil.disk_usage("/dev/shm").total
+    if there >= needed:
+        return None
+    return (
+        f"/dev/shm has {there / 2**20:,.0f} MiB, and Ray keeps up to {needed / 2**20:,.0f} MiB of images, now in its"
+        f" folder for temporary files, which is slower. In Docker: --shm-size {-(-needed // 2**30) + 1:.0f}g."
+    )
 
 
 def _running_here() -> str | None:

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -121,6 +122,14 @@ def test_a_temporary_folder_too_deep_for_sockets_is_told_with_what_to_do(monkeyp
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("deep" * 25)))
     with pytest.raises(OSError, match=r"AF_UNIX path length .*\. Set RAY_TMPDIR to a folder with"), ray_session():
         pass
+
+
+def test_too_little_shared_memory_is_told_with_what_docker_takes(monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=64 * 2**20))
+    said = session._small_memory(7.5 * 2**30)
+    assert said.startswith("/dev/shm has 64 MiB, and Ray keeps up to 7,680 MiB of images")
+    assert said.endswith("In Docker: --shm-size 9g.")
+    assert session._small_memory(64.0 * 2**20) is None
 
 
 @pytest.mark.parametrize("given", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", None])
