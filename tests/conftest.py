@@ -28,7 +28,7 @@ def pytest_configure():
 def pytest_itemcollected(item):
     """A file's tests stay in one process; those that share a Ray cluster do, all of them, and none of them is quick.
 
-    Soak tests run one at a time: two that bring up a cluster each make nodes so slow that Ray takes them for lost.
+    Soak tests run one at a time: beside others, one that needs all machines of its cluster has failed for lack of one.
     """
     shared = "ray" if shares_ray(item) else item.path.name
     item.add_marker(pytest.mark.xdist_group("soak" if "soak" in item.keywords else shared))
