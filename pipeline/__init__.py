@@ -12,9 +12,9 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 # Ray's core writes its errors straight to the terminal, among them one for every actor that it may restart. What
 # concerns a user arrives as an exception.
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-# Threads that wait for each other give up their cores soon, as libgomp has it where it knows of too few. After 300
-# times as long, its default, they hold up what else runs there, and each other: five times and more beside one busy
-# process. Where nothing else runs, this costs a run a tenth (docs/results.md, "By turns").
+# Threads that wait for each other give up their cores soon. After 300 times as long, libgomp's default, they hold up
+# what else runs there, and each other: five times and more beside one busy process. Where nothing else runs, this costs
+# a run an eighth (docs/results.md, "By turns").
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
