@@ -1,31 +1,33 @@
 """A whole run beside the same training in a bare PyTorch loop; what contrast, the start and a second worker cost.
 
-    python benchmarks/whole_run.py                          # the default run's network and data; some minutes
-    python benchmarks/whole_run.py --preset camvid-lite --steps 60
-    python benchmarks/whole_run.py --model.backbone resnet50   # any setting of pipeline.run, for both
+    python benchmarks/whole_run.py                          # the default run's network and data; some ten minutes
+    python benchmarks/whole_run.py --preset camvid-lite --seconds 30
+    python benchmarks/whole_run.py --model.backbone resnet50   # any setting of pipeline.run, for all
     python benchmarks/whole_run.py --start                  # only where the seconds before the first step go
 
 The loop has a DataLoader whose workers read the raw files, two of them, or on a GPU one for each core, and takes the
 same steps: forward, backward, update. `pipeline.run` is started as a user starts it, with one worker on all cores, or
-on the GPU if there is one, and without a GPU with two that share the cores as well. Rates leave out the first step. All
-are measured in turn, round by round; ratios are medians over rounds of ratios within a round.
-Memory is the most that all processes of one together have at a time, pages that they share counted once.
+on the GPU if there is one, and without a GPU with two that share the cores as well.
+
+The speed of a machine changes within minutes, by more than what is looked for. So all are started, one after the other,
+and then train by turns of some seconds, while all processes of the others are halted. Rates leave out the first second
+of a turn; ratios are means over turns of ratios within one, with their standard errors. Memory is that of all processes
+of one together at the end of a turn, the most over turns, pages that they share counted once.
 """
 
 import argparse
 import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import ray
 import torch
@@ -46,41 +48,88 @@ from pixcon_core.config import RunConfig
 from pixcon_core.presets import PRESETS
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+STEPS = 100_000
+"""More than are taken."""
+WARM_STEPS = 20
+PRINTED, LOOP_STEPS = "printed", "steps"
 
 
-class Run(NamedTuple):
-    """What a training came to."""
+class Side:
+    """One training: a command and all processes below it, which can be halted."""
 
-    images_per_second: float
-    start: float
-    """Seconds until the first step was done."""
-    whole: float
-    """Seconds in all."""
-    gib: float = 0.0
-    """Memory of all processes together, at its peak."""
+    def __init__(self, name: str, command: Sequence[str | Path], out: Path, clock: Callable[[], list[float]]) -> None:
+        """Start it, and let it train until it is warm.
 
-
-class Memory:
-    """Looks every ten seconds, for 0.3 seconds of a CPU, at how much memory a process and all below it have."""
-
-    def __init__(self) -> None:
-        self.peak = 0.0
-
-    @contextlib.contextmanager
-    def watch(self, pid: int) -> Iterator[None]:
-        ended = threading.Event()
-
-        def look() -> None:
-            while not ended.wait(10.0):
-                self.peak = max(self.peak, sum(map(_gib, _family(pid))))
-
-        thread = threading.Thread(target=look)
-        thread.start()
+        Args:
+            name: To call it by.
+            command: Trains.
+            out: What it prints goes to a file there.
+            clock: Returns when each step was done, in seconds since the first.
+        """
+        self.name, self.gib, self.start = name, 0.0, 0.0
+        """`start`: seconds until the first step was done."""
+        self._out, self._clock = out, clock
+        self._turns: list[tuple[float, float]] = []
+        out.mkdir(exist_ok=True)
+        begun = time.monotonic()
+        with (out / PRINTED).open("w") as printed:
+            self._process = subprocess.Popen(command, env=_environment(), stdout=printed, stderr=subprocess.STDOUT)
         try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+            while not clock():
+                self._wait(0.05)
+            self._first = time.monotonic()
+            self.start = self._first - begun
+            while len(clock()) < WARM_STEPS:
+                self._wait(1.0)
+            self._send(signal.SIGSTOP)
+        except BaseException:
+            self.end()
+            raise
+
+    def turn(self, seconds: float) -> None:
+        """Let it train for some seconds."""
+        self._send(signal.SIGCONT)
+        begun = time.monotonic()
+        self._wait(seconds)
+        self._turns.append((begun + 1.0, time.monotonic()))
+        self._send(signal.SIGSTOP)
+        self.gib = max(self.gib, sum(map(_gib, _family(self._process.pid))))
+
+    def rates(self, batch_size: int) -> list[float]:
+        """Return the images a second of each turn."""
+        steps, rates = [self._first + seconds for seconds in self._clock()], []
+        for begun, ended in self._turns:
+            inside = [step for step in steps if begun <= step <= ended]
+            if len(inside) < 3:
+                raise SystemExit(f"{self.name} takes fewer than three steps in a turn. Set --seconds higher.")
+            rates.append((len(inside) - 1) * batch_size / (inside[-1] - inside[0]))
+        return rates
+
+    def end(self) -> None:
+        """End it."""
+        self._send(signal.SIGCONT)
+        self._process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(60.0)
+        self._send(signal.SIGKILL)
+        self._process.wait()
+
+    def _wait(self, seconds: float) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+            printed = (self._out / PRINTED).read_text()[-2000:]
+            raise SystemExit(f"{self.name} ended with code {self._process.returncode}:\n{printed}")
+
+    def _send(self, number: signal.Signals) -> None:
+        for pid in _family(self._process.pid):
+            with contextlib.suppress(OSError):
+                os.kill(pid, number)
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment that this process was started with; `pipeline` has added to its own."""
+    variables = Path("/proc/self/environ").read_bytes().decode().split("\0")
+    return dict(variable.split("=", 1) for variable in variables if variable)
 
 
 def _family(pid: int) -> list[int]:
@@ -101,24 +150,42 @@ def _gib(pid: int) -> float:
     return 0.0
 
 
-def loop(config: RunConfig, data: Path, steps: int) -> Run:
-    """Train in this process."""
-    memory = Memory()
-    with memory.watch(os.getpid()):
-        return _loop(config, data, steps)._replace(gib=memory.peak)
+def start_run(name: str, settings: list[str], data: Path, workers: int, out: Path) -> Side:
+    """Train as a user does."""
+    command = [sys.executable, "-m", "pipeline.run", *settings, "--data_root", str(data), "--out", str(out)]
+    command += ["--train.steps", str(STEPS), "--train.checkpoint_every", str(STEPS), "--train.log_every", "1"]
+    command += ["--contrast.warmup_steps", "0", "--train.num_workers", str(workers)]
+
+    def clock() -> list[float]:
+        lines = [line for file in out.glob("*/metrics.jsonl") for line in file.read_text().split("\n")[:-1]]
+        records = [json.loads(line) for line in lines]
+        steps = [record["images_per_second"] / batch for record in records]
+        return [(record["step"] - 1) / rate if rate else 0.0 for record, rate in zip(records, steps, strict=True)]
+
+    batch = parse(settings).config.train.batch_size
+    return Side(name, command, out, clock)
 
 
-def _loop(config: RunConfig, data: Path, steps: int) -> Run:
+def start_loop(name: str, settings: list[str], data: Path, out: Path) -> Side:
+    """Train in a process of this file's."""
+    command = [sys.executable, __file__, *settings, "--data_root", str(data), "--loop", str(out / LOOP_STEPS)]
+
+    def clock() -> list[float]:
+        file = out / LOOP_STEPS
+        return [float(line) for line in file.read_text().split("\n")[:-1]] if file.exists() else []
+
+    return Side(name, command, out, clock)
+
+
+def loop(config: RunConfig, data: Path) -> Iterator[None]:
+    """Train in this process, without end; yields after each step."""
     from torch.utils.data import DataLoader
 
-    begun = time.perf_counter()
     set_up(DEVICE, 1)
     spec = dataset_spec(config.dataset)
-    pairs = find_all_pairs(spec, data)["train"]
-    size = config.train.batch_size
     loader = DataLoader(
-        Files(pairs, config.ingest, spec),  # type: ignore[arg-type]
-        batch_size=size,
+        Files(find_all_pairs(spec, data)["train"], config.ingest, spec),  # type: ignore[arg-type]
+        batch_size=config.train.batch_size,
         shuffle=True,
         drop_last=True,
         num_workers=2 if DEVICE.type == "cpu" else num_cores(),
@@ -129,8 +196,7 @@ def _loop(config: RunConfig, data: Path, steps: int) -> Run:
     model = TrainedModel(config, (1000,) * len(spec.classes)).train().to(DEVICE)
     model.segmentor.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, config.train)
-    done, first = 0, 0.0
-    while done < steps:
+    while True:
         for batch in loader:
             images, labels = (tensor.to(DEVICE, non_blocking=True) for tensor in batch)
             with autocast(config.train, DEVICE):
@@ -138,34 +204,19 @@ def _loop(config: RunConfig, data: Path, steps: int) -> Run:
             losses.total.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            done += 1
-            if done in (1, steps) and DEVICE.type == "cuda":
-                torch.cuda.synchronize()
-            if done == 1:
-                first = time.perf_counter()
-            if done == steps:
-                break
-    end = time.perf_counter()
-    return Run((steps - 1) * size / (end - first), first - begun, end - begun)
+            yield
 
 
-def pipeline_run(settings: list[str], data: Path, steps: int, workers: int, out: Path) -> Run:
-    """Train as a user does."""
-    command = [sys.executable, "-m", "pipeline.run", *settings, "--data_root", str(data), "--out", str(out)]
-    command += ["--train.steps", str(steps), "--train.log_every", "1", "--contrast.warmup_steps", "0"]
-    command += ["--train.num_workers", str(workers)]
-    memory = Memory()
-    begun, first = time.perf_counter(), 0.0
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, memory.watch(process.pid):
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("Training: ") and not first:
-                first = time.perf_counter()
-    if process.returncode:
-        raise SystemExit(f"pipeline.run ended with code {process.returncode}")
-    newest = max(out.glob("*/result.json"), key=lambda file: file.stat().st_mtime)
-    rate = json.loads(newest.read_text())["images_per_second"]
-    return Run(rate, first - begun, time.perf_counter() - begun, memory.peak)
+def write_steps(config: RunConfig, data: Path, file: Path) -> None:
+    """Train in this process, and write when each step was done."""
+    first = 0.0
+    with file.open("w", buffering=1) as stream:
+        for number, _ in enumerate(loop(config, data)):
+            if not number:
+                if DEVICE.type == "cuda":
+                    torch.cuda.synchronize()
+                first = time.monotonic()
+            stream.write(f"{time.monotonic() - first}\n")
 
 
 def start_parts(config: RunConfig, data: Path, out: Path) -> dict[str, float]:
@@ -190,7 +241,8 @@ def start_parts(config: RunConfig, data: Path, out: Path) -> dict[str, float]:
         cache = keep_decoded(shards, "train", config)
         next(iter(stream(Job(config, shards, cache).plan(Worker()), config.ingest, first_step=0, last_step=8)))
         end("the first batch")
-    parts["network and first step, in a loop"] = loop(config, data, 1).start
+    next(loop(config, data))
+    end("network and first step, in a loop")
     return parts
 
 
@@ -207,44 +259,67 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="mini-camvid", choices=PRESETS)
     parser.add_argument("--data_root", default=None)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=12, help="at least 2")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of a turn")
     parser.add_argument("--start", action="store_true")
+    parser.add_argument("--loop", type=Path, help="only train in the loop, and write the seconds of steps to this file")
     arguments, changes = parser.parse_known_args()
     settings = ["--preset", arguments.preset, *changes]
-    preset = parse(settings).config
-    on = replace(preset, contrast=replace(preset.contrast, warmup_steps=0))
-    off = replace(preset, contrast=replace(preset.contrast, weight=0.0))
+    config = parse(settings).config
+    config = replace(config, contrast=replace(config.contrast, warmup_steps=0))
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
-        data = find_root(dataset_spec(preset.dataset), preset.dataset, arguments.data_root, out)
-        if arguments.start:
-            for part, seconds in start_parts(on, data, out).items():
+        data = find_root(dataset_spec(config.dataset), config.dataset, arguments.data_root, out)
+        if arguments.loop:
+            write_steps(config, data, arguments.loop)
+        elif arguments.start:
+            for part, seconds in start_parts(config, data, out).items():
                 print(f"{part:<60} {seconds:>6.1f} s")
-            return
-        sides: dict[str, Callable[[], Run]] = {
-            "pipeline.run": lambda: pipeline_run(settings, data, arguments.steps, 1, out),
-            "pipeline.run, 2 workers": lambda: pipeline_run(settings, data, arguments.steps, 2, out),
-            "loop": lambda: loop(on, data, arguments.steps),
-            "loop without contrast": lambda: loop(off, data, arguments.steps),
-        }
-        if DEVICE.type == "cuda":
-            del sides["pipeline.run, 2 workers"]  # each worker takes a GPU
-        rounds = [{name: side() for name, side in sides.items()} for _ in range(arguments.rounds)]
-    print(f"{arguments.preset}, {arguments.steps} steps on {DEVICE.type}, medians of {arguments.rounds} rounds")
-    print(f"{'':<24} {'images/s':>9} {'first step after s':>19} {'in all s':>9} {'GiB':>6}")
-    for name in sides:
-        columns = zip(*(each[name] for each in rounds), strict=True)
-        rate, start, whole, gib = (statistics.median(column) for column in columns)
-        print(f"{name:<24} {rate:>9.1f} {start:>19.1f} {whole:>9.1f} {gib:>6.1f}")
+        else:
+            compare(settings, data, out, arguments.turns, arguments.seconds)
 
-    def ratio(name: str, other: str) -> float:
-        return statistics.median(each[name].images_per_second / each[other].images_per_second for each in rounds)
 
-    print(f"pipeline.run / loop: {ratio('pipeline.run', 'loop'):.2f}x (target 0.95)")
-    print(f"a step with contrast / without: {ratio('loop without contrast', 'loop'):.2f}x")
-    if "pipeline.run, 2 workers" in sides:
-        print(f"two workers / one, on the same cores: {ratio('pipeline.run, 2 workers', 'pipeline.run'):.2f}x")
+def compare(settings: list[str], data: Path, out: Path, turns: int, seconds: float) -> None:
+    """Print the table and the ratios."""
+    starts: list[Callable[[], Side]] = [
+        lambda: start_run("pipeline.run", settings, data, 1, out / "run"),
+        lambda: start_loop("loop", settings, data, out / "loop"),
+        lambda: start_loop("loop without contrast", [*settings, "--contrast.weight", "0"], data, out / "without"),
+    ]
+    if DEVICE.type == "cpu":  # of GPUs each worker takes one
+        starts.append(lambda: start_run("pipeline.run, 2 workers", settings, data, 2, out / "two"))
+    sides: list[Side] = []
+    try:
+        for start in starts:
+            sides.append(start())
+            print(f"{sides[-1].name} has begun", file=sys.stderr)
+        for number in range(turns):
+            for side in sides if number % 2 == 0 else sides[::-1]:
+                side.turn(seconds)
+        batch = parse(settings).config.train.batch_size
+        rates = {side.name: side.rates(batch) for side in sides}
+    finally:
+        for side in sides:
+            side.end()
+    print(f"{' '.join(settings)} on {DEVICE.type}, {turns} turns of {seconds:g} seconds each")
+    print(f"{'':<24} {'images/s':>15} {'first step after s':>19} {'GiB':>6}")
+    for side in sides:
+        rate = f"{statistics.mean(rates[side.name]):.1f} ± {_error(rates[side.name]):.1f}"
+        print(f"{side.name:<24} {rate:>15} {side.start:>19.1f} {side.gib:>6.1f}")
+
+    def ratio(name: str, other: str) -> str:
+        ratios = [a / b for a, b in zip(rates[name], rates[other], strict=True)]
+        return f"{statistics.mean(ratios):.2f} ± {_error(ratios):.2f}"
+
+    print(f"images/s of pipeline.run / loop: {ratio('pipeline.run', 'loop')} (target 0.95)")
+    print(f"time of a step with contrast / without: {ratio('loop without contrast', 'loop')}")
+    if DEVICE.type == "cpu":
+        print(f"images/s of two workers / one, on the same cores: {ratio('pipeline.run, 2 workers', 'pipeline.run')}")
+
+
+def _error(values: list[float]) -> float:
+    """Return the standard error of a mean."""
+    return statistics.stdev(values) / len(values) ** 0.5
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 # concerns a user arrives as an exception.
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 # Threads that wait for each other give up their cores soon. After 300 times as long, libgomp's default, they hold up
-# what else runs there, and each other: five times and more beside one busy process. Where nothing else runs, this costs
-# a run an eighth (docs/results.md, "By turns").
+# what else runs there, and each other: five times and more beside one busy process. A training on this machine alone
+# waits longer, see `pipeline.training.waiting`.
+SHORT_WAIT = "1000"
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", SHORT_WAIT)
 if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
     os.environ.pop("RAY_ADDRESS", None)  # it names no cluster: Ray would start one here, for all to reach
     # In spite of its name, this is what makes a local Ray listen on 127.0.0.1 alone, on every system.

@@ -28,6 +28,7 @@ from pipeline.progress import Record
 from pipeline.training.checkpoint import CheckpointError, Meta, load_meta, save_checkpoint
 from pipeline.training.model import Losses, TrainedModel
 from pipeline.training.optimization import TrainingState, autocast, lr_factor
+from pipeline.training.waiting import wait_long_while_alone
 from pixcon_core.config import RunConfig, TrainConfig
 from pixcon_core.contrast import keep_out_of_ddp
 from pixcon_core.models import normalization, synchronize_batch_norm
@@ -109,6 +110,7 @@ def set_up(device: torch.device, num_sharing: int) -> None:
         # OpenMP may have would not be there, and oneDNN waits for them without end.
         limit = int(os.environ.get("OMP_THREAD_LIMIT") or sys.maxsize)
         torch.set_num_threads(max(1, min(num_cores() // num_sharing, limit)))
+        wait_long_while_alone(torch.get_num_threads())
     else:
         torch.backends.cudnn.benchmark = True  # crops are all of one size
         torch.set_float32_matmul_precision("high")
