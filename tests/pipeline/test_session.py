@@ -1,5 +1,6 @@
 """What Ray prints where nobody asked."""
 
+import json
 import os
 import re
 import socket
@@ -12,7 +13,8 @@ import pytest
 import ray
 from ray.exceptions import WorkerCrashedError
 
-from pipeline import session
+from pipeline import SHORT_WAIT, session
+from pipeline.cores import num_cores
 from pipeline.session import ray_session
 
 
@@ -166,3 +168,60 @@ def test_a_temporary_folder_too_deep_for_sockets_is_told_with_what_to_do(tmp_pat
     assert done.returncode == 1
     said = done.stderr.strip().splitlines()[-1]
     assert re.search(r"^OSError: .*AF_UNIX path length .*\. Set RAY_TMPDIR to a folder with", said), done.stderr
+
+
+@pytest.fixture
+def bare_environment(monkeypatch):
+    """No user's settings for memory, threads and Ray's own logs."""
+    for name in session.MALLOC | session.UNWATCHED | session.OPENMP:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", SHORT_WAIT)  # as importing `pipeline` has left it
+
+
+@pytest.mark.usefixtures("bare_environment")
+def test_processes_of_a_local_ray_keep_memory_and_may_wait_long_and_what_is_set_is_left_alone(monkeypatch):
+    everything = session.MALLOC | session.UNWATCHED | session.OPENMP
+    assert session._for_processes(is_watched=False) == everything
+    assert session._for_processes(is_watched=True) == session.MALLOC | session.OPENMP
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "8")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "20000")
+    kept = {"MALLOC_ARENA_MAX", *session.OPENMP}
+    expected = {name: value for name, value in everything.items() if name not in kept}
+    assert session._for_processes(is_watched=False) == expected
+    monkeypatch.setenv("GOMP_SPINCOUNT", SHORT_WAIT)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    assert session._for_processes(is_watched=False) == expected
+
+
+@pytest.mark.usefixtures("bare_environment")
+def test_what_rays_processes_get_this_process_has_only_meanwhile():
+    before = dict(os.environ)
+    with session._environment({"GOMP_SPINCOUNT": "7", "MALLOC_ARENA_MAX": "1"}):
+        assert dict(os.environ) == before | {"GOMP_SPINCOUNT": "7", "MALLOC_ARENA_MAX": "1"}
+    assert dict(os.environ) == before
+
+
+WATCHED = """
+import json, os, threading
+import ray, torch
+from pipeline.session import ray_session
+from pipeline.train import set_up
+
+def look():
+    set_up(torch.device("cpu"), 1)
+    return torch.get_num_threads(), "waiting" in [thread.name for thread in threading.enumerate()]
+
+with ray_session():
+    print(json.dumps([ray.get(ray.remote(look).remote()), look()]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", [{}, {"GOMP_SPINCOUNT": "300000"}])
+def test_a_process_of_a_local_ray_watches_for_others_unless_the_user_says_how_long_to_wait(given):
+    dropped = {"OMP_THREAD_LIMIT", "RAY_ADDRESS", *session.OPENMP}
+    environment = {name: value for name, value in os.environ.items() if name not in dropped} | given
+    done = subprocess.run([sys.executable, "-c", WATCHED], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    threads = num_cores()
+    assert json.loads(done.stdout) == [[threads, threads > 1 and not given], [threads, False]]

@@ -50,13 +50,16 @@ def test_threads_are_the_cores_shared_out_and_no_more_than_openmp_may_have(monke
     monkeypatch.setattr("pipeline.train.num_cores", lambda: 8)
     counts = []
     monkeypatch.setattr(torch, "set_num_threads", counts.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: counts[-1])
+    watched = []
+    monkeypatch.setattr("pipeline.train.wait_long_while_alone", watched.append)
     for limit in (None, "3", "16"):
         monkeypatch.delenv("OMP_THREAD_LIMIT", raising=False)
         if limit is not None:
             monkeypatch.setenv("OMP_THREAD_LIMIT", limit)
         for num_sharing in (1, 2, 16):
             set_up(torch.device("cpu"), num_sharing)
-    assert counts == [8, 4, 1, 3, 3, 1, 8, 4, 1]
+    assert counts == watched == [8, 4, 1, 3, 3, 1, 8, 4, 1]
 
 
 def test_it_reports_metrics_and_keeps_checkpoints_when_it_should(whole):
