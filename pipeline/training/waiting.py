@@ -56,7 +56,11 @@ class Crowd:
         self._wanted = 1.0
 
     def see(self, seconds: float, wanted: float) -> None:
-        """Take in that in the last seconds others used so many cores that the process wants."""
+        """Take in that in the last seconds others used so many cores that the process wants; no more than one counts.
+
+        Nor do cores that nobody used: on a large machine it would take long to forget them.
+        """
+        wanted = min(1.0, max(0.0, wanted))
         self._wanted += min(1.0, seconds / MEMORY_SECONDS) * (wanted - self._wanted)
         self.is_there = self._wanted > (ALONE if self.is_there else CROWDED)
 

@@ -156,6 +156,12 @@ def test_cores_that_the_process_leaves_free_are_the_others(watch):
     assert watch([(1.0, 2.0, 2.1)] * 40, num_threads=3, num_cores=4) == [("made", 0)]
 
 
+def test_on_a_large_machine_it_is_as_soon_seen_that_others_come_and_go(watch):
+    idle, full = [(1.0, 16.0, 0.1)] * 60, [(1.0, 16.0, 48.0)] * 60
+    told = watch(idle + full + idle, num_threads=16, num_cores=32)
+    assert told == [("made", 0), ("let go", 12), ("made", 67), ("let go", 132)]
+
+
 def test_what_others_did_while_the_process_was_halted_does_not_count(watch):
     assert watch([*ALONE_FOR, (60.0, 0.0, 2.0), *ALONE_FOR]) == [("made", 0), ("let go", 15)]
 
