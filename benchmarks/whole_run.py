@@ -259,11 +259,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="mini-camvid", choices=PRESETS)
     parser.add_argument("--data_root", default=None)
-    parser.add_argument("--turns", type=int, default=12, help="at least 2")
+    parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=8.0, help="of a turn")
     parser.add_argument("--start", action="store_true")
     parser.add_argument("--loop", type=Path, help="only train in the loop, and write the seconds of steps to this file")
     arguments, changes = parser.parse_known_args()
+    if arguments.turns < 2 or arguments.seconds <= 1.0:
+        parser.error(
+            f"--turns must be 2 or more, for a standard error, and --seconds more than the one left out, but got"
+            f" {arguments.turns} and {arguments.seconds:g}"
+        )
     settings = ["--preset", arguments.preset, *changes]
     config = parse(settings).config
     config = replace(config, contrast=replace(config.contrast, warmup_steps=0))
