@@ -1,6 +1,7 @@
 """Ray for one command: joins the cluster that RAY_ADDRESS names, else starts one here; keeps its noise away."""
 
 import contextlib
+import importlib.util
 import logging
 import os
 import secrets
@@ -119,9 +120,18 @@ def _for_processes(*, is_watched: bool) -> dict[str, str]:
     """Return what the processes of a local Ray find in their environment, where the user has not set it."""
     variables = MALLOC if is_watched else MALLOC | UNWATCHED
     missing = {name: value for name, value in variables.items() if name not in os.environ}
-    if "OMP_WAIT_POLICY" not in os.environ and os.environ.get("GOMP_SPINCOUNT") == SHORT_WAIT:
+    if "OMP_WAIT_POLICY" not in os.environ and os.environ.get("GOMP_SPINCOUNT") == SHORT_WAIT and _has_libgomp():
         missing |= OPENMP
     return missing
+
+
+def _has_libgomp() -> bool:
+    """Return whether PyTorch has brought libgomp; of other OpenMPs, as conda has, active threads never sleep."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    folder = Path(spec.origin).parent
+    return any([*(folder / "lib").glob("libgomp*"), *folder.with_name("torch.libs").glob("libgomp*")])
 
 
 @contextlib.contextmanager

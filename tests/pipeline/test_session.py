@@ -194,6 +194,20 @@ def test_processes_of_a_local_ray_keep_memory_and_may_wait_long_and_what_is_set_
 
 
 @pytest.mark.usefixtures("bare_environment")
+@pytest.mark.parametrize(
+    ("library", "is_known"),
+    [("torch/lib/libgomp.so.1", True), ("torch.libs/libgomp-a34b3233.so.1", True), ("torch/lib/libiomp5.so", False)],
+)
+def test_threads_are_told_to_be_active_only_if_their_openmp_is_libgomp(monkeypatch, tmp_path, library, is_known):
+    for file in (tmp_path / "torch/__init__.py", tmp_path / library):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    torch_there = SimpleNamespace(origin=str(tmp_path / "torch/__init__.py"))
+    monkeypatch.setattr("importlib.util.find_spec", {"torch": torch_there}.get)
+    assert ("OMP_WAIT_POLICY" in session._for_processes(is_watched=False)) == is_known
+
+
+@pytest.mark.usefixtures("bare_environment")
 def test_what_rays_processes_get_this_process_has_only_meanwhile():
     before = dict(os.environ)
     with session._environment({"GOMP_SPINCOUNT": "7", "MALLOC_ARENA_MAX": "1"}):
