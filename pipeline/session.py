@@ -1,7 +1,6 @@
 """Ray for one command: joins the cluster that RAY_ADDRESS names, else starts one here; keeps its noise away."""
 
 import contextlib
-import importlib.util
 import logging
 import os
 import secrets
@@ -18,8 +17,8 @@ import ray._private.worker
 import ray.data
 from ray.data._internal.execution.resource_manager import ResourceManager
 
-from pipeline import SHORT_WAIT
 from pipeline.cores import num_cores
+from pipeline.environment import for_processes, setting
 
 # Ray Data of 2.60 asks what it may use without waiting for the answer, takes none for nothing at all, and asks again
 # after a second, in which it runs one task at a time: half of the time of an execution as short as ours are.
@@ -34,19 +33,6 @@ TOKEN = (
     " The cluster asks for a token, as `ray start` has it: set RAY_AUTH_MODE=token, and have its token in"
     " ~/.ray/auth_token or in the file that RAY_AUTH_TOKEN_PATH names."
 )
-# Memory that a step gives up stays with its process. glibc hands it back, above all where a thread computes, as it does
-# in Ray's processes, and takes it again for the next step, page by page: a seventh to a third of a step on a CPU.
-MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**32)}
-# Ten times a second Ray looks for new logs, which would go to a terminal that gets none from us; and it collects
-# figures for its dashboard. Each costs a hundredth of a core, and holds up the threads of a step.
-UNWATCHED = {
-    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
-    "LOG_NAME_UPDATE_INTERVAL_S": "30",
-    "RAY_enable_metrics_collection": "0",
-}
-# OpenMP's threads that wait for each other do so awake for some milliseconds, libgomp's default, or sleep after a
-# three-hundredth of it, as soon as `pipeline.training.waiting` wants them to.
-OPENMP = {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "300000"}
 
 
 @contextlib.contextmanager
@@ -71,7 +57,7 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
         print(f"note: a Ray cluster runs here, at {other}. With RAY_ADDRESS=auto it is used.", file=sys.stderr)
     if local and not _can_keep_token():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # of this command alone
-    with _environment(_for_processes(is_watched=dashboard) if local else {}), _silent_core():
+    with setting(for_processes(is_watched=dashboard) if local else {}), _silent_core():
         try:
             if not local:
                 _reach(os.environ["RAY_ADDRESS"])
@@ -114,39 +100,6 @@ def ray_session(log_folder: Path | None = None, *, dashboard: bool = False) -> I
             with contextlib.suppress(OSError):  # a full disk is not to hide what went wrong before
                 _remove(log_folder)
                 shutil.copytree(session_logs, log_folder, ignore_dangling_symlinks=True)
-
-
-def _for_processes(*, is_watched: bool) -> dict[str, str]:
-    """Return what the processes of a local Ray find in their environment, where the user has not set it."""
-    variables = MALLOC if is_watched else MALLOC | UNWATCHED
-    missing = {name: value for name, value in variables.items() if name not in os.environ}
-    if "OMP_WAIT_POLICY" not in os.environ and os.environ.get("GOMP_SPINCOUNT") == SHORT_WAIT and _has_libgomp():
-        missing |= OPENMP
-    return missing
-
-
-def _has_libgomp() -> bool:
-    """Return whether PyTorch has brought libgomp; of other OpenMPs, as conda has, active threads never sleep."""
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        return False
-    folder = Path(spec.origin).parent
-    return any([*(folder / "lib").glob("libgomp*"), *folder.with_name("torch.libs").glob("libgomp*")])
-
-
-@contextlib.contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set variables for the processes that are started meanwhile."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _can_keep_token() -> bool:

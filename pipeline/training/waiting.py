@@ -2,9 +2,9 @@
 
 A thread that sleeps has to be woken, hundreds of times a step: a seventh of a run on two cores. One that waits awake
 holds a core, beside others perhaps the very core that the thread it waits for is to have: twice as long a step and
-more (docs/results.md, "By turns"). libgomp reads once for how long (`pipeline.session.OPENMP`), but waits short while a
-process has more threads in its teams than there are cores. So threads that do nothing else hold teams while others use
-the cores.
+more (docs/results.md, "By turns"). libgomp reads once for how long (`pipeline.environment.OPENMP`), but waits short
+while a process has more threads in its teams than there are cores. So threads that do nothing else hold teams while
+others use the cores.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from pipeline.cores import num_cores
-from pipeline.session import OPENMP
+from pipeline.environment import OPENMP
 
 LOOK_SECONDS = 1.0
 MEMORY_SECONDS = 10.0

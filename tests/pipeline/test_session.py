@@ -13,8 +13,9 @@ import pytest
 import ray
 from ray.exceptions import WorkerCrashedError
 
-from pipeline import SHORT_WAIT, session
+from pipeline import session
 from pipeline.cores import num_cores
+from pipeline.environment import OPENMP, _has_libgomp
 from pipeline.session import ray_session
 
 
@@ -170,52 +171,6 @@ def test_a_temporary_folder_too_deep_for_sockets_is_told_with_what_to_do(tmp_pat
     assert re.search(r"^OSError: .*AF_UNIX path length .*\. Set RAY_TMPDIR to a folder with", said), done.stderr
 
 
-@pytest.fixture
-def bare_environment(monkeypatch):
-    """No user's settings for memory, threads and Ray's own logs."""
-    for name in session.MALLOC | session.UNWATCHED | session.OPENMP:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("GOMP_SPINCOUNT", SHORT_WAIT)  # as importing `pipeline` has left it
-
-
-@pytest.mark.usefixtures("bare_environment")
-def test_processes_of_a_local_ray_keep_memory_and_may_wait_long_and_what_is_set_is_left_alone(monkeypatch):
-    monkeypatch.setattr(session, "_has_libgomp", lambda: True)
-    everything = session.MALLOC | session.UNWATCHED | session.OPENMP
-    assert session._for_processes(is_watched=False) == everything
-    assert session._for_processes(is_watched=True) == session.MALLOC | session.OPENMP
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "8")
-    monkeypatch.setenv("GOMP_SPINCOUNT", "20000")
-    kept = {"MALLOC_ARENA_MAX", *session.OPENMP}
-    expected = {name: value for name, value in everything.items() if name not in kept}
-    assert session._for_processes(is_watched=False) == expected
-    monkeypatch.setenv("GOMP_SPINCOUNT", SHORT_WAIT)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
-    assert session._for_processes(is_watched=False) == expected
-
-
-@pytest.mark.usefixtures("bare_environment")
-@pytest.mark.parametrize(
-    ("library", "is_known"),
-    [("torch/lib/libgomp.so.1", True), ("torch.libs/libgomp-a34b3233.so.1", True), ("torch/lib/libiomp5.so", False)],
-)
-def test_threads_are_told_to_be_active_only_if_their_openmp_is_libgomp(monkeypatch, tmp_path, library, is_known):
-    for file in (tmp_path / "torch/__init__.py", tmp_path / library):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    torch_there = SimpleNamespace(origin=str(tmp_path / "torch/__init__.py"))
-    monkeypatch.setattr("importlib.util.find_spec", {"torch": torch_there}.get)
-    assert ("OMP_WAIT_POLICY" in session._for_processes(is_watched=False)) == is_known
-
-
-@pytest.mark.usefixtures("bare_environment")
-def test_what_rays_processes_get_this_process_has_only_meanwhile():
-    before = dict(os.environ)
-    with session._environment({"GOMP_SPINCOUNT": "7", "MALLOC_ARENA_MAX": "1"}):
-        assert dict(os.environ) == before | {"GOMP_SPINCOUNT": "7", "MALLOC_ARENA_MAX": "1"}
-    assert dict(os.environ) == before
-
-
 WATCHED = """
 import json, os, threading
 import ray, torch
@@ -234,10 +189,10 @@ with ray_session():
 @pytest.mark.slow
 @pytest.mark.parametrize("given", [{}, {"GOMP_SPINCOUNT": "300000"}])
 def test_a_process_of_a_local_ray_watches_for_others_unless_the_user_says_how_long_to_wait(given):
-    dropped = {"OMP_THREAD_LIMIT", "RAY_ADDRESS", *session.OPENMP}
+    dropped = {"OMP_THREAD_LIMIT", "RAY_ADDRESS", *OPENMP}
     environment = {name: value for name, value in os.environ.items() if name not in dropped} | given
     done = subprocess.run([sys.executable, "-c", WATCHED], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     threads = num_cores()
-    is_watched = threads > 1 and not given and session._has_libgomp()
+    is_watched = threads > 1 and not given and _has_libgomp()
     assert json.loads(done.stdout) == [[threads, is_watched], [threads, False]]

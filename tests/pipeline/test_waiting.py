@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.session import OPENMP
+from pipeline.environment import OPENMP
 from pipeline.training import waiting
 from pipeline.training.waiting import ALONE, CROWDED, Crowd, Watched, busy_seconds, wait_long_while_alone
 
