@@ -3,6 +3,7 @@
     python benchmarks/whole_run.py                          # the default run's network and data; some ten minutes
     python benchmarks/whole_run.py --preset camvid-lite --seconds 30
     python benchmarks/whole_run.py --model.backbone resnet50   # any setting of pipeline.run, for all
+    python benchmarks/whole_run.py --busy 1                 # only a run beside a busy process, and one that waits short
     python benchmarks/whole_run.py --start                  # only where the seconds before the first step go
 
 The loop has a DataLoader whose workers read the raw files, two of them, or on a GPU one for each core, and takes the
@@ -27,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import ray
@@ -150,9 +152,10 @@ def _gib(pid: int) -> float:
     return 0.0
 
 
-def start_run(name: str, settings: list[str], data: Path, workers: int, out: Path) -> Side:
-    """Train as a user does."""
-    command = [sys.executable, "-m", "pipeline.run", *settings, "--data_root", str(data), "--out", str(out)]
+def start_run(name: str, settings: list[str], data: Path, workers: int, out: Path, *variables: str) -> Side:
+    """Train as a user does, with variables in the environment."""
+    command = ["env", *variables, sys.executable, "-m", "pipeline.run", *settings]
+    command += ["--data_root", str(data), "--out", str(out)]
     command += ["--train.steps", str(STEPS), "--train.checkpoint_every", str(STEPS), "--train.log_every", "1"]
     command += ["--contrast.warmup_steps", "0", "--train.num_workers", str(workers)]
 
@@ -261,6 +264,7 @@ def main() -> None:
     parser.add_argument("--data_root", default=None)
     parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=8.0, help="of a turn")
+    parser.add_argument("--busy", type=int, default=0, help="so many processes compute beside them")
     parser.add_argument("--start", action="store_true")
     parser.add_argument("--loop", type=Path, help="only train in the loop, and write the seconds of steps to this file")
     arguments, changes = parser.parse_known_args()
@@ -281,50 +285,57 @@ def main() -> None:
             for part, seconds in start_parts(config, data, out).items():
                 print(f"{part:<60} {seconds:>6.1f} s")
         else:
-            compare(settings, data, out, arguments.turns, arguments.seconds)
+            compare(settings, data, out, arguments.turns, arguments.seconds, arguments.busy)
 
 
-def compare(settings: list[str], data: Path, out: Path, turns: int, seconds: float) -> None:
+def compare(settings: list[str], data: Path, out: Path, turns: int, seconds: float, num_busy: int) -> None:
     """Print the table and the ratios."""
-    starts: list[Callable[[], Side]] = [
-        lambda: start_run("pipeline.run", settings, data, 1, out / "run"),
-        lambda: start_loop("loop", settings, data, out / "loop"),
-        lambda: start_loop("loop without contrast", [*settings, "--contrast.weight", "0"], data, out / "without"),
-    ]
-    if DEVICE.type == "cpu":  # of GPUs each worker takes one
-        starts.append(lambda: start_run("pipeline.run, 2 workers", settings, data, 2, out / "two"))
+    run, bare, plain, two, short = "pipeline.run", "loop", "loop without contrast", "with 2 workers", "with short waits"
+    starts = {run: partial(start_run, run, settings, data, 1, out / "run")}
+    if num_busy:
+        # One less than what commands set themselves, so it is left as it is.
+        starts[short] = partial(start_run, short, settings, data, 1, out / "short", "GOMP_SPINCOUNT=999")
+        ratios = [("images/s of pipeline.run / of one whose threads all wait short", run, short)]
+    else:
+        starts[bare] = partial(start_loop, bare, settings, data, out / "loop")
+        starts[plain] = partial(start_loop, plain, [*settings, "--contrast.weight", "0"], data, out / "plain")
+        ratios = [
+            ("images/s of pipeline.run / loop (target 0.95)", run, bare),
+            ("time of a step with contrast / without", plain, bare),
+        ]
+        if DEVICE.type == "cpu":  # of GPUs each worker takes one
+            starts[two] = partial(start_run, two, settings, data, 2, out / "two")
+            ratios.append(("images/s of two workers / one, on the same cores", two, run))
     sides: list[Side] = []
+    busy: list[subprocess.Popen[bytes]] = []
     try:
-        for start in starts:
+        for name, start in starts.items():
             sides.append(start())
-            print(f"{sides[-1].name} has begun", file=sys.stderr)
+            print(f"{name} has begun", file=sys.stderr)
+        busy += [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(num_busy)]
         for number in range(turns):
             for side in sides if number % 2 == 0 else sides[::-1]:
                 side.turn(seconds)
         batch = parse(settings).config.train.batch_size
         rates = {side.name: side.rates(batch) for side in sides}
     finally:
+        for process in busy:
+            process.kill()
         for side in sides:
             side.end()
-    print(f"{' '.join(settings)} on {DEVICE.type}, {turns} turns of {seconds:g} seconds each")
+    print(
+        f"{' '.join(settings)} on {DEVICE.type}, {turns} turns of {seconds:g} s each, beside {num_busy} busy processes"
+    )
     print(f"{'':<24} {'images/s':>15} {'first step after s':>19} {'GiB':>6}")
     for side in sides:
-        rate = f"{statistics.mean(rates[side.name]):.1f} ± {_error(rates[side.name]):.1f}"
-        print(f"{side.name:<24} {rate:>15} {side.start:>19.1f} {side.gib:>6.1f}")
-
-    def ratio(name: str, other: str) -> str:
-        ratios = [a / b for a, b in zip(rates[name], rates[other], strict=True)]
-        return f"{statistics.mean(ratios):.2f} ± {_error(ratios):.2f}"
-
-    print(f"images/s of pipeline.run / loop: {ratio('pipeline.run', 'loop')} (target 0.95)")
-    print(f"time of a step with contrast / without: {ratio('loop without contrast', 'loop')}")
-    if DEVICE.type == "cpu":
-        print(f"images/s of two workers / one, on the same cores: {ratio('pipeline.run, 2 workers', 'pipeline.run')}")
+        print(f"{side.name:<24} {_mean(rates[side.name], 1):>15} {side.start:>19.1f} {side.gib:>6.1f}")
+    for what, name, other in ratios:
+        print(f"{what}: {_mean([a / b for a, b in zip(rates[name], rates[other], strict=True)], 2)}")
 
 
-def _error(values: list[float]) -> float:
-    """Return the standard error of a mean."""
-    return statistics.stdev(values) / len(values) ** 0.5
+def _mean(values: list[float], digits: int) -> str:
+    """Return the mean with its standard error."""
+    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}"
 
 
 if __name__ == "__main__":
