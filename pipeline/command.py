@@ -96,8 +96,13 @@ def _in_one_line(box: str) -> str:
     """Return what tyro's framed message says: its first part, and the flags that it proposes."""
     lines = box.splitlines()[1:]  # the first is the title
     if lines and "Missing from" in lines[0]:  # then each flag, and deeper in what it means, which --help says as well
-        missing = [line.strip("│ ") for line in lines if re.match(r"│ {5}\S", line) and "--help" not in line]
-        return f"Missing: {', '.join(missing)}. All flags: --help."
+        named: dict[str, list[str]] = {"Missing": []}
+        for line in lines:
+            if "Unrecognized options:" in line:
+                named["Unrecognized options"] = []
+            elif re.match(r"│ {5}\S", line) and "--help" not in line:
+                list(named.values())[-1].append(line.strip("│ "))
+        return " ".join(f"{what}: {', '.join(flags)}." for what, flags in named.items()) + " All flags: --help."
     parts: list[list[str]] = [[]]
     for line in lines:
         text = line.strip("│╰╯|+ ")

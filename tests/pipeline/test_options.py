@@ -41,6 +41,9 @@ def test_flags_that_are_missing_are_named_without_their_explanations():
     with pytest.raises(ValueError, match="Missing") as error:
         parse_flags(Flags, "program", [])
     assert str(error.value) == "Missing: STR, --checkpoint STR. All flags: --help."
+    with pytest.raises(ValueError, match="Missing") as error:
+        parse_flags(Flags, "program", ["here", "--chekpoint", "a b"])
+    assert str(error.value) == "Missing: --checkpoint STR. Unrecognized options: --chekpoint, a b. All flags: --help."
 
 
 def test_every_field_is_a_flag():
