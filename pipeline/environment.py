@@ -11,6 +11,7 @@ from pathlib import Path
 
 SHORT_WAIT = "1000"
 """Turns after which OpenMP's threads sleep that wait for each other."""
+
 # Memory that a step gives up stays with its process. glibc hands it back, above all where a thread computes, as it does
 # in Ray's processes, and takes it again for the next step, page by page: a seventh to a third of a step on a CPU.
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**32)}
@@ -32,8 +33,8 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 # concerns a user arrives as an exception.
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 # Threads that wait for each other give up their cores soon. After 300 times as long, libgomp's default, they hold up
-# what else runs there, and each other: five times and more beside one busy process. A training on this machine alone
-# waits longer, see `pipeline.training.waiting`.
+# what else runs there, and each other: steps twice as long and more beside one busy process. Where a local Ray's
+# processes are alone, they wait longer: `pipeline.training.waiting`.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", SHORT_WAIT)
 if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
